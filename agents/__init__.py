@@ -1,0 +1,1 @@
+"""Runs the stages: Faust agents, the topology, the worker, the composition root."""

@@ -1,0 +1,75 @@
+"""Errors, named for what they mean for the request.
+
+    EngineError
+    +-- Rejected          never will succeed as it is: error response (and a dead letter, where it could not be parsed)
+    +-- Unavailable       nothing was billed, try again, not before `retry_after` seconds
+    +-- Ambiguous         it may have been billed: book it at its cap
+    +-- Charged           it was billed and gave nothing usable
+    +-- OverBudget        stop: the next attempt could exceed the cap
+    +-- Unpriced          a model, tier or usage field without a known price: stop paying
+    +-- ConfigError       the settings or the installation are wrong: exit with the message
+"""
+
+from ..schemas.answers import Usage
+
+
+class EngineError(Exception):
+    """Base of all; `code` is stable and machine-readable."""
+
+    code = "engine_error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class Rejected(EngineError):
+    """Asking again would be refused again."""
+
+    code = "rejected"
+
+
+class Unavailable(EngineError):
+    """Certainly not billed; worth another try."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class Ambiguous(EngineError):
+    """Sent, and no complete answer came back: it may have been billed."""
+
+    code = "ambiguous"
+
+
+class Charged(EngineError):
+    """Billed according to `usage`, and the answer can't be used."""
+
+    code = "charged"
+
+    def __init__(self, message: str, *, usage: Usage, request_id: str = "", code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.usage = usage
+        self.request_id = request_id
+
+
+class OverBudget(EngineError):
+    """The next attempt could cost more than is left."""
+
+    code = "over_budget"
+
+
+class Unpriced(EngineError):
+    """No price is known; never guessed."""
+
+    code = "unpriced"
+
+
+class ConfigError(EngineError):
+    """The settings or the installation are wrong; the message says what to do."""
+
+    code = "config_error"

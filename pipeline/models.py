@@ -1,0 +1,87 @@
+"""The catalogue of models: one frozen table, read from `models.toml`."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Literal
+
+from .errors import Rejected
+
+TierName = Literal["economy", "standard", "premium"]
+ProviderName = Literal["openai", "anthropic", "vllm", "cohere", "simulated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Given prices in USD per million tokens; they override the price table."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+    batch_factor: Decimal = Decimal("0.5")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model that this engine may call."""
+
+    name: str
+    """The name in this engine: what requests ask for."""
+    provider: ProviderName
+    provider_model: str
+    """The provider's own name of it."""
+    tier: TierName
+    context_tokens: int
+    max_output_tokens: int
+    prices: Prices | None = None
+    """None: by the price table of genai-prices."""
+    enabled: bool = True
+    quality: float = 0.5
+    """The operator's prior, 0 to 1."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_in_flight: int = 256
+    supports_tools: bool = True
+    supports_images: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All models by name and alias."""
+
+    models: tuple[Model, ...]
+    default_premium: str
+    """The counterfactual of `auto`: what a careful user would have asked for."""
+    _by_name: dict[str, Model] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        table: dict[str, Model] = {}
+        for model in self.models:
+            for name in (model.name, *model.aliases):
+                if name in table:
+                    raise ValueError(f"models.toml names {name!r} twice")
+                table[name] = model
+        object.__setattr__(self, "_by_name", table)
+        if self.default_premium not in table:
+            raise ValueError(f"default_premium {self.default_premium!r} is not a model of models.toml")
+
+    def resolve(self, name: str) -> str:
+        """The canonical name, or `auto`. Raises `Rejected` where the model is unknown or disabled."""
+        if name == "auto":
+            return name
+        return self.get(name).name
+
+    def get(self, name: str) -> Model:
+        """Raises `Rejected` where the model is unknown or disabled."""
+        model = self._by_name.get(name)
+        if model is None:
+            known = ", ".join(sorted(m.name for m in self.models if m.enabled))
+            raise Rejected(f"unknown model {name!r}; models.toml has: {known}, or say 'auto'", code="unknown_model")
+        if not model.enabled:
+            raise Rejected(f"model {model.name!r} is disabled in the settings", code="model_disabled")
+        return model
+
+    def counterfactual(self, requested: str) -> Model:
+        """The model that the request would have been sent to without this engine."""
+        return self.get(self.default_premium if requested == "auto" else requested)

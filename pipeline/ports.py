@@ -1,0 +1,119 @@
+"""What the pipeline asks of the world. Real parts and their fakes live side by side in `connectors/`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schemas.answers import Usage
+from ..schemas.costs import CostEvent
+from ..schemas.record import JsonObject
+from .models import Model
+
+Vector = NDArray[np.float32]
+"""Shape (dimension,), unit length."""
+Vectors = NDArray[np.float32]
+"""Shape (n, dimension), rows of unit length."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderReply:
+    """A complete answer of a provider, in the form of an OpenAI chat completion."""
+
+    body: JsonObject
+    usage: Usage
+    finish_reason: str
+    request_id: str
+    service_tier: str = "standard"
+    """As the response says: standard | flex | priority; what the call is billed by."""
+
+
+class Provider(Protocol):
+    """One provider's hot path: one chat completion, no retries of its own.
+
+    Raises `Rejected`, `Unavailable(retry_after)`, `Ambiguous`, `Charged`; nothing else.
+    """
+
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        """Sends `body` (an OpenAI chat completion request; `model` in it is replaced by the provider's name of the model).
+
+        `timeout` in seconds bounds the whole call. `metadata` travels as headers where the provider takes them.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors. Blocking and CPU-bound: call it in a thread."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longer texts are truncated by the model: two texts equal up to here look the same to it."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A stored vector with what is needed to check a hit."""
+
+    id: str
+    """Hex fingerprint of the answered request."""
+    vector: Vector
+    tenant: str
+    scope: str
+    text: str
+    created_ms: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A stored point and its cosine similarity to the query."""
+
+    point: Point
+    similarity: float
+
+
+class VectorIndex(Protocol):
+    """Nearest neighbours within a tenant and scope. Blocking: call it in a thread where it is remote.
+
+    Raises `Unavailable` where the index can't be reached or answers in another dimension.
+    """
+
+    def upsert(self, points: Sequence[Point]) -> None: ...
+
+    def delete(self, ids: Sequence[str]) -> None: ...
+
+    def search(self, tenant: str, scope: str, vectors: Vectors, limit: int) -> list[list[Neighbour]]:
+        """For each row of `vectors` up to `limit` neighbours of this tenant and scope, most similar first."""
+        ...
+
+    def count(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class CostStore(Protocol):
+    """Where cost events are kept and asked for in SQL. Blocking."""
+
+    def insert(self, events: Sequence[CostEvent]) -> None:
+        """Durable when it returns; the same event twice counts once."""
+        ...
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows. Read only."""
+        ...
+
+    def close(self) -> None: ...
+
+

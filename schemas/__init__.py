@@ -1,0 +1,1 @@
+"""The records that travel on the topics: frozen, versioned, and nothing else."""

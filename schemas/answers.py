@@ -1,0 +1,88 @@
+"""Answers, as they travel back."""
+
+from typing import Literal
+
+from .record import SCHEMA_VERSION, Record, JsonObject
+from .requests import Identity
+
+
+class Usage(Record):
+    """Tokens of one provider call, in the engine's own terms: every count of the input is part of `input_tokens`."""
+
+    input_tokens: int
+    """All input tokens, cached ones included."""
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Written to the provider's cache at its short time to live."""
+    cache_write_1h_tokens: int = 0
+
+
+class ErrorInfo(Record):
+    """Why a request has no answer."""
+
+    code: str
+    """Stable and machine-readable, e.g. `invalid_request`, `over_budget`, `provider_rejected`."""
+    message: str
+    """What happened, what it means for the data, what to do next."""
+
+
+class Answer(Record):
+    """The body of a chat completion, and what it cost where it was made."""
+
+    body: JsonObject
+    model_used: str
+    """The name in `models.toml`."""
+    usage: Usage
+    paid_pico: int
+    """What the call cost, in 10^-12 USD."""
+    finish_reason: str
+    request_id: str = ""
+    """The provider's id of the call."""
+
+
+class Source(Record):
+    """Where an answer comes from."""
+
+    tier: Literal["provider", "exact", "semantic", "coalesced"]
+    fingerprint: str
+    """Of the request whose call made the answer: revoking works along this."""
+    flight: str
+    similarity: float | None = None
+    attempt: str = ""
+    """Id of the ledger's attempt that was paid."""
+
+
+class AnswerRecord(Record):
+    """A packet member on `answers`: the outcome of every request after ingest, errors too."""
+
+    v: int = SCHEMA_VERSION
+    fingerprint: str
+    flight: str
+    owner: Identity
+    """Of the request that the answer was made for; it has its cost row already, where the source is the provider."""
+    answer: Answer | None = None
+    error: ErrorInfo | None = None
+    source: Source
+    cacheable: bool = False
+    created_ms: int
+    ttl_s: int = 0
+    attempts: int = 0
+    spent_pico: int = 0
+    """All that was paid for this flight, failed attempts included."""
+    scope: str = ""
+
+
+class VectorRecord(Record):
+    """A packet member on `vectors`: an answered prompt, to be found by similarity."""
+
+    v: int = SCHEMA_VERSION
+    tenant: str
+    scope: str
+    fingerprint: str
+    text: str
+    vector: str
+    """base64 of float32, little endian, unit length."""
+    created_ms: int
+    expires_ms: int
+    revoked: bool = False

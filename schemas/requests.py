@@ -1,0 +1,151 @@
+"""What users write to `requests`, and what it becomes behind the door.
+
+A line has the form of an OpenAI batch input line, so that existing files work as they are, plus an optional `engine` object.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from .record import SCHEMA_VERSION, Lane, Record, JsonObject
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class EngineOptions(Record):
+    """What this engine understands beyond the OpenAI form."""
+
+    job: Name | None = None
+    user_id: str = Field(default="", max_length=256)
+    feature_name: str = Field(default="", max_length=256)
+    experiment_id: str = Field(default="", max_length=256)
+    experiment_variant: str = Field(default="", max_length=256)
+    priority: Lane | None = None
+    deadline: str | float | None = None
+    """RFC 3339, or seconds from the moment of ingestion."""
+    use_cache: bool = True
+    cache_ttl_seconds: int | None = Field(default=None, ge=0)
+    sample_index: int | None = Field(default=None, ge=0)
+    """Repeats of one prompt that want different answers number themselves."""
+    preferred_model: str | None = None
+    max_cost_usd: Annotated[str | float | int | None, Field(description="hard cap on all attempts for this request")] = None
+
+
+class RequestLine(Record):
+    """One line of a requests file, one record of the `requests` topic."""
+
+    # Lines written for other programs may carry fields that we don't know: they are theirs to keep.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    custom_id: Name
+    method: Literal["POST"] = "POST"
+    url: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+    body: JsonObject
+    engine: EngineOptions = EngineOptions()
+
+
+class Dimensions(Record):
+    """Whom and what a cost is attributed to."""
+
+    user_id: str = ""
+    feature_name: str = ""
+    experiment_id: str = ""
+    experiment_variant: str = ""
+
+
+class Identity(Record):
+    """Which request this is: the same identity is the same request, however often it arrives."""
+
+    tenant: Name
+    job: Name
+    custom_id: Name
+
+    @property
+    def key(self) -> bytes:
+        """The key on `responses`; length-prefixed, so that no two identities share one."""
+        return b"".join(b"%d:%s" % (len(p), p) for p in (s.encode() for s in (self.tenant, self.job, self.custom_id)))
+
+
+class Request(Record):
+    """A request that passed the door (`ingest`): valid, normalised, fingerprinted."""
+
+    v: int = SCHEMA_VERSION
+    identity: Identity
+    body: JsonObject
+    model: str
+    """As resolved by `models.toml`, or `auto`."""
+    fingerprint: str
+    """Hex SHA-256: equal for requests whose answers may be exchanged exactly."""
+    scope: str
+    """Hex SHA-256: only requests of one scope may share an answer by similarity."""
+    flight: str
+    """Hex SHA-256 of fingerprint and identity: the id under which this request would be paid."""
+    lane: Lane
+    dimensions: Dimensions = Dimensions()
+    accepted_ms: int
+    deadline_ms: int | None = None
+    use_cache: bool = True
+    shareable: bool = True
+    """False where an answer must not be shared by similarity: tools, images, several choices, no user text."""
+    cache_ttl_s: int
+    preferred_model: str | None = None
+    max_cost_pico: int | None = None
+
+
+class Waiter(Record):
+    """One who waits for the answer of a flight: all that its response and its cost row need."""
+
+    identity: Identity
+    dimensions: Dimensions = Dimensions()
+    lane: Lane
+    model: str
+    accepted_ms: int
+    deadline_ms: int | None = None
+
+
+class Lookup(Record):
+    """A packet member on `lookups`: find an answer for this request.
+
+    `follow` is set when the request arrives by similarity at the flight of another one: it waits for the answer to that
+    fingerprint, which is then given under the request's own.
+    """
+
+    request: Request
+    follow: "Follow | None" = None
+
+
+class Follow(Record):
+    """Why a request may take the answer of another one."""
+
+    fingerprint: str
+    scope: str
+    kind: Literal["semantic", "coalesced"]
+    similarity: float
+
+
+class Miss(Record):
+    """A packet member on `misses.LANE`: no exact answer is known."""
+
+    request: Request
+    skip_semantic: bool = False
+
+
+class Route(Record):
+    """Which models to try, best first, and why."""
+
+    models: tuple[str, ...]
+    reason: str
+    complexity: float | None = None
+
+
+class Call(Record):
+    """A packet member on `calls.LANE`: pay for this answer."""
+
+    request: Request
+    route: Route
+    group: str | None = None
+    """Fingerprint of the leader of a group of similar requests that share a prefix and are sent together."""
+    embedding: Annotated[Any, Field(description="base64 of float32 little endian, unit length, or None")] = None
+
+
+Lookup.model_rebuild()

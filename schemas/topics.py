@@ -1,0 +1,67 @@
+"""Names of the topics, in one place."""
+
+from dataclasses import dataclass
+
+from .record import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as it must exist before a worker starts."""
+
+    name: str
+    partitions: int
+    config: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """All topic names; `prefix` lets several engines share one cluster."""
+
+    prefix: str = ""
+
+    def _n(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    @property
+    def requests(self) -> str:
+        return self._n("requests")
+
+    @property
+    def lookups(self) -> str:
+        return self._n("lookups")
+
+    def misses(self, lane: Lane) -> str:
+        return self._n(f"misses.{lane.value}")
+
+    def calls(self, lane: Lane) -> str:
+        return self._n(f"calls.{lane.value}")
+
+    @property
+    def ledger(self) -> str:
+        return self._n("ledger")
+
+    @property
+    def answers(self) -> str:
+        return self._n("answers")
+
+    @property
+    def vectors(self) -> str:
+        return self._n("vectors")
+
+    @property
+    def responses(self) -> str:
+        return self._n("responses")
+
+    @property
+    def costs(self) -> str:
+        return self._n("costs")
+
+    @property
+    def dead_letters(self) -> str:
+        return self._n("dead-letters")
+
+    @property
+    def controls(self) -> str:
+        """Compacted: job cancellations, read whole by every worker."""
+        return self._n("controls")
