@@ -1,13 +1,13 @@
 """Errors, named for what they mean for the request.
 
-    EngineError
-    +-- Rejected          never will succeed as it is: error response (and a dead letter, where it could not be parsed)
-    +-- Unavailable       nothing was billed, try again, not before `retry_after` seconds
-    +-- Ambiguous         it may have been billed: book it at its cap
-    +-- Charged           it was billed and gave nothing usable
-    +-- OverBudget        stop: the next attempt could exceed the cap
-    +-- Unpriced          a model, tier or usage field without a known price: stop paying
-    +-- ConfigError       the settings or the installation are wrong: exit with the message
+EngineError
++-- Rejected          never will succeed as it is: error response (and a dead letter, where it could not be parsed)
++-- Unavailable       nothing was billed, try again, not before `retry_after` seconds
++-- Ambiguous         it may have been billed: book it at its cap
++-- Charged           it was billed and gave nothing usable
++-- OverBudget        stop: the next attempt could exceed the cap
++-- Unpriced          a model, tier or usage field without a known price: stop paying
++-- ConfigError       the settings or the installation are wrong: exit with the message
 """
 
 from ..schemas.answers import Usage

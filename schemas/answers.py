@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .record import SCHEMA_VERSION, Record, JsonObject
+from .record import SCHEMA_VERSION, JsonObject, Record
 from .requests import Identity
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from .record import SCHEMA_VERSION, Lane, Record, JsonObject
+from .record import SCHEMA_VERSION, JsonObject, Lane, Record
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -28,7 +28,9 @@ class EngineOptions(Record):
     sample_index: int | None = Field(default=None, ge=0)
     """Repeats of one prompt that want different answers number themselves."""
     preferred_model: str | None = None
-    max_cost_usd: Annotated[str | float | int | None, Field(description="hard cap on all attempts for this request")] = None
+    max_cost_usd: Annotated[
+        str | float | int | None, Field(description="hard cap on all attempts for this request")
+    ] = None
 
 
 class RequestLine(Record):

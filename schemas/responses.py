@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .record import Record, JsonObject
+from .record import JsonObject, Record
 
 
 class CacheInfo(Record):

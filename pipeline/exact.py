@@ -1,0 +1,137 @@
+"""The exact tier: who has an answer, who waits for one, who flies.
+
+Three kinds of row share the table of a partition; the first byte of a key says which:
+`a` + fingerprint: an answer; `f` + fingerprint: a flight; `w` + fingerprint + identity: a waiter.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from ..schemas.answers import AnswerRecord, Source
+from ..schemas.exact import Flight, WaiterRow
+from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
+
+ANSWER, FLIGHT, WAITER = b"a", b"f", b"w"
+
+
+def answer_key(fingerprint: str) -> bytes:
+    return ANSWER + bytes.fromhex(fingerprint)
+
+
+def flight_key(fingerprint: str) -> bytes:
+    return FLIGHT + bytes.fromhex(fingerprint)
+
+
+def waiter_key(fingerprint: str, identity: Identity) -> bytes:
+    return WAITER + bytes.fromhex(fingerprint) + hashlib.sha256(identity.key).digest()[:16]
+
+
+def fingerprint_of(key: bytes) -> str:
+    """The fingerprint of any row's key."""
+    return key[1:33].hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Answer now. `redelivered`: the request is the very one that the answer was made for."""
+
+    record: AnswerRecord
+    redelivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A follower takes the answer of its source, under its own fingerprint."""
+
+    record: AnswerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait for a flight. `start` is the flight's row where this request is the one that starts it or sends it again."""
+
+    row: WaiterRow
+    start: Flight | None
+    forward: Miss | None
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A follower whose source is gone: back to `misses`, without the semantic tier."""
+
+    miss: Miss
+
+
+Decision = Hit | Share | Join | Return
+
+
+def fresh(record: AnswerRecord, now_ms: int, max_age_s: int) -> bool:
+    """An answer is served up to its own time to live, or the asker's where that is shorter."""
+    age = now_ms - record.created_ms
+    return record.answer is not None and age <= 1000 * min(record.ttl_s, max_age_s)
+
+
+def look_up(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, lease_ms: int) -> Decision:
+    """Decides one lookup by the rows of the fingerprint that it asks for.
+
+    That is the request's own fingerprint, or for a follower the one that it follows.
+    """
+    request = lookup.request
+    if lookup.follow is not None:
+        return _follow(lookup, answer, flight, now_ms)
+    if answer is not None and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
+        return Hit(answer, redelivered=answer.owner == request.identity)
+    row = WaiterRow(waiter=waiter_of(request))
+    if flight is not None and flight.owner != request.identity and now_ms < flight.lease_ms:
+        return Join(row, start=None, forward=None)
+    if flight is None:
+        flight = Flight(flight=request.flight, owner=request.identity, lease_ms=now_ms + lease_ms)
+    else:  # the owner again, or a lease that ran out: the same flight is sent again, and paid once
+        flight = flight.model_copy(update={"lease_ms": now_ms + lease_ms})
+        request = request.model_copy(update={"flight": flight.flight, "identity": flight.owner})
+    return Join(row, start=flight, forward=Miss(request=request))
+
+
+def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int) -> Decision:
+    follow, request = lookup.follow, lookup.request
+    assert follow is not None
+    if answer is not None and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
+        return Share(shared(answer, lookup, now_ms))
+    if flight is not None and now_ms < flight.lease_ms:
+        return Join(WaiterRow(waiter=waiter_of(request), follow=follow, request=request), start=None, forward=None)
+    return Return(Miss(request=request, skip_semantic=True))
+
+
+def shared(answer: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord:
+    """The answer of a source as the outcome of its follower; it lives no longer than its source."""
+    follow, request = lookup.follow, lookup.request
+    assert follow is not None
+    left_s = answer.ttl_s - max(0, now_ms - answer.created_ms) // 1000
+    return AnswerRecord(
+        fingerprint=request.fingerprint,
+        flight=request.flight,
+        owner=request.identity,
+        answer=answer.answer,
+        source=Source(
+            tier=follow.kind,
+            fingerprint=answer.source.fingerprint,
+            flight=answer.source.flight,
+            similarity=follow.similarity,
+            attempt=answer.source.attempt,
+        ),
+        cacheable=answer.cacheable,
+        created_ms=now_ms,
+        ttl_s=max(0, min(left_s, request.cache_ttl_s)),
+        scope=request.scope,
+    )
+
+
+def waiter_of(request: Request) -> Waiter:
+    return Waiter(
+        identity=request.identity,
+        dimensions=request.dimensions,
+        lane=request.lane,
+        model=request.model,
+        accepted_ms=request.accepted_ms,
+        deadline_ms=request.deadline_ms,
+    )

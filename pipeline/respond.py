@@ -1,0 +1,331 @@
+"""What becomes of a ledger record, and what a waiter is told: answers, responses, cost events."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, Protocol
+
+from ..schemas.answers import Answer, AnswerRecord, ErrorInfo, Source, Usage, VectorRecord
+from ..schemas.costs import CostEvent
+from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
+from ..schemas.record import PICO_PER_USD, JsonObject
+from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
+from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
+from .errors import Rejected, Unpriced
+from .exact import shared
+from .fingerprint import digest
+from .models import Catalogue, Model
+from .text import last_user_text
+
+Tier = Literal["provider", "exact", "semantic", "coalesced"]
+
+
+class Pricing(Protocol):
+    """What the counterfactual needs of the price table, in pico-dollars."""
+
+    def uncached(self, model: Model, usage: Usage, at_ms: int) -> int:
+        """The same tokens, sent alone and at once, without the provider's cache."""
+        ...
+
+    def sync(self, model: Model, usage: Usage, at_ms: int) -> int:
+        """The same call sent at once: standard tier, no batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One answer's cost beside what it would have cost; saved = counterfactual - paid, by cause."""
+
+    paid: int = 0
+    counterfactual: int = 0
+    exact: int = 0
+    semantic: int = 0
+    coalescing: int = 0
+    routing: int = 0
+    prefix: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that follows from one ledger record."""
+
+    answer: AnswerRecord | None = None
+    vector: VectorRecord | None = None
+    cost: CostEvent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clerk:
+    """Writes answers, responses and cost events; pure, given the catalogue and the prices."""
+
+    catalogue: Catalogue
+    pricing: Pricing
+
+    def account(self, answer: Answer, requested: str, tier: str, at_ms: int) -> Account:
+        """The stages are credited in the order of the flow: a hit saves all of it, a call what routing, prefix and batch left off."""
+        usual = self._usual(requested, answer)
+        counterfactual = self.pricing.uncached(usual, answer.usage, at_ms)
+        if tier != "provider":
+            cause = {"exact": "exact", "semantic": "semantic", "coalesced": "coalescing"}[tier]
+            return Account(counterfactual=counterfactual, **{cause: counterfactual})
+        used = self.catalogue.get(answer.model_used)
+        alone = self.pricing.uncached(used, answer.usage, at_ms)
+        at_once = self.pricing.sync(used, answer.usage, at_ms)
+        return Account(
+            paid=answer.paid_pico,
+            counterfactual=counterfactual,
+            routing=counterfactual - alone,
+            prefix=alone - at_once,
+            batch=at_once - answer.paid_pico,
+        )
+
+    def _usual(self, requested: str, answer: Answer) -> Model:
+        try:
+            return self.catalogue.counterfactual(requested)
+        except (Rejected, Unpriced):  # the model was taken out of the catalogue since: no saving is claimed
+            return self.catalogue.get(answer.model_used)
+
+    def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
+        """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
+        if isinstance(record, Completion):
+            return (
+                self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
+            )
+        if isinstance(record, Failure):
+            return self._failed(record)
+        if isinstance(record, Ambiguous):
+            return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="ambiguous", attempt_id=record.attempt,
+                                       model_used=record.model, provider=self._provider(record.model),
+                                       ambiguous_cap_pico=record.cap_pico))  # fmt: skip
+        if isinstance(record, Charged):
+            return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="charged", attempt_id=record.attempt,
+                                       model_used=record.model, provider=self._provider(record.model), base_cost_pico=record.paid_pico,
+                                       **_tokens(record.usage)))  # fmt: skip
+        return Outcome()
+
+    def _provider(self, model: str) -> str:
+        try:
+            return self.catalogue.get(model).provider
+        except Rejected:
+            return ""
+
+    def _extra(self, record: Completion) -> CostEvent:
+        kind = "duplicate" if record.purpose == "answer" else record.purpose
+        answer = record.answer
+        return _event(record.request, record.at_ms, event_id=record.attempt, kind=kind, attempt_id=record.attempt,
+                      model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
+                      **_tokens(answer.usage))  # fmt: skip
+
+    def _completed(self, record: Completion) -> Outcome:
+        request, answer = record.request, record.answer
+        cacheable = request.use_cache and complete(answer)
+        result = AnswerRecord(
+            fingerprint=request.fingerprint,
+            flight=record.flight,
+            owner=request.identity,
+            answer=answer,
+            source=Source(
+                tier="provider", fingerprint=request.fingerprint, flight=record.flight, attempt=record.attempt
+            ),
+            cacheable=cacheable,
+            created_ms=record.at_ms,
+            ttl_s=request.cache_ttl_s,
+            attempts=record.attempts,
+            spent_pico=record.spent_pico,
+            scope=request.scope,
+        )
+        vector = _vector(record) if cacheable and request.shareable and record.embedding else None
+        return Outcome(result, vector, self._paid(record))
+
+    def _paid(self, record: Completion) -> CostEvent:
+        request, answer = record.request, record.answer
+        account = self.account(answer, request.model, "provider", record.at_ms)
+        return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", attempt_id=record.attempt,
+                      model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
+                      latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
+
+    def _failed(self, record: Failure) -> Outcome:
+        answer = failed(
+            record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico
+        )
+        cost = _event(record.request, record.at_ms, event_id=response_id(record.request.identity, "error"), kind="error",
+                      error_code=record.error.code, latency_ms=max(0, record.at_ms - record.request.accepted_ms))  # fmt: skip
+        return Outcome(answer, None, cost)
+
+    def respond(self, waiter: Waiter, record: AnswerRecord, now_ms: int) -> tuple[ResponseLine, CostEvent | None]:
+        """The response of one waiter, and its cost row where the ledger has not written it already."""
+        owner = waiter.identity == record.owner
+        tier: Tier = record.source.tier if owner else "exact"
+        if record.answer is None:
+            return self._error_line(waiter, record, now_ms, owner)
+        answer = record.answer
+        account = self.account(answer, waiter.model, tier, record.created_ms)
+        line = self._line(waiter, record, tier, account, now_ms)
+        if tier == "provider":
+            return line, None
+        event = _event(waiter, now_ms, event_id=response_id(waiter.identity, "hit"), kind="answer", model_used=answer.model_used,
+                       provider=self._provider(answer.model_used), cache_tier=tier, similarity=record.source.similarity,
+                       source_id=record.source.fingerprint, latency_ms=line.engine.latency_ms, **_money(account),
+                       **_tokens(answer.usage))  # fmt: skip
+        return line, event
+
+    def _line(self, waiter: Waiter, record: AnswerRecord, tier: Tier, account: Account, now_ms: int) -> ResponseLine:
+        answer = record.answer
+        assert answer is not None
+        provider = tier == "provider"
+        return ResponseLine(
+            id=response_id(waiter.identity, record.flight),
+            custom_id=waiter.identity.custom_id,
+            response=ResponsePart(status_code=200, request_id=answer.request_id, body=answer.body),
+            engine=EngineInfo(
+                tenant=waiter.identity.tenant,
+                job=waiter.identity.job,
+                model_used=answer.model_used,
+                cost_usd=usd(record.spent_pico if provider else 0),
+                counterfactual_usd=usd(account.counterfactual),
+                savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
+                                routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
+                cache=CacheInfo(tier="none" if provider else tier, similarity=None if tier == "exact" else record.source.similarity,
+                                source_id=None if provider else record.source.fingerprint),
+                lane=waiter.lane.value,
+                latency_ms=max(0, now_ms - waiter.accepted_ms),
+                attempts=record.attempts if provider else 0,
+            ),
+        )  # fmt: skip
+
+    def _error_line(
+        self, waiter: Waiter, record: AnswerRecord, now_ms: int, owner: bool
+    ) -> tuple[ResponseLine, CostEvent | None]:
+        error = record.error or ErrorInfo(code="engine_error", message="the flight ended without an answer")
+        line = error_line(waiter, error, now_ms, flight=record.flight, attempts=record.attempts if owner else 0,
+                          spent_pico=record.spent_pico if owner else 0)  # fmt: skip
+        if owner:
+            return line, None
+        return line, error_event(waiter, error, now_ms)
+
+
+def error_line(
+    waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "", attempts: int = 0, spent_pico: int = 0
+) -> ResponseLine:
+    """A response that says why there is no answer."""
+    return ResponseLine(
+        id=response_id(waiter.identity, flight + error.code),
+        custom_id=waiter.identity.custom_id,
+        error=ErrorPart(code=error.code, message=error.message),
+        engine=EngineInfo(
+            tenant=waiter.identity.tenant,
+            job=waiter.identity.job,
+            cost_usd=usd(spent_pico),
+            lane=waiter.lane.value,
+            latency_ms=max(0, now_ms - waiter.accepted_ms),
+            attempts=attempts,
+        ),
+    )
+
+
+def error_event(waiter: Waiter | Request, error: ErrorInfo, now_ms: int) -> CostEvent:
+    """The cost row of a request that ended in an error."""
+    return _event(waiter, now_ms, event_id=response_id(waiter.identity, "error"), kind="error", error_code=error.code,
+                  latency_ms=max(0, now_ms - waiter.accepted_ms))  # fmt: skip
+
+
+def failed(request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0, spent_pico: int = 0) -> AnswerRecord:
+    """The outcome of a flight that ends without an answer; never cached."""
+    return AnswerRecord(
+        fingerprint=request.fingerprint,
+        flight=request.flight,
+        owner=request.identity,
+        error=error,
+        source=Source(tier="provider", fingerprint=request.fingerprint, flight=request.flight),
+        created_ms=now_ms,
+        attempts=attempts,
+        spent_pico=spent_pico,
+        scope=request.scope,
+    )
+
+
+def follower_outcome(record: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord | Miss:
+    """What a follower gets when the flight that it waits for ends: the answer, or another try on its own."""
+    if record.answer is None or not record.cacheable:
+        return Miss(request=lookup.request, skip_semantic=True)
+    return shared(record, lookup, now_ms)
+
+
+def complete(answer: Answer) -> bool:
+    """Only whole answers are kept: finished by themselves, no tool calls, no refusal."""
+    if answer.finish_reason != "stop":
+        return False
+    choices = answer.body.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        return False
+    message = choices[0].get("message")
+    return (
+        isinstance(message, dict)
+        and bool(message.get("content"))
+        and not message.get("tool_calls")
+        and not message.get("refusal")
+    )
+
+
+def response_id(identity: Identity, what: str) -> str:
+    """Stable per identity and outcome, so that a duplicate on the topic is recognised."""
+    return "resp_" + digest([b"response", identity.key, what.encode()])[:32]
+
+
+def usd(pico: int) -> str:
+    """Pico-dollars as a decimal string of dollars, exact."""
+    text = format(Decimal(pico) / PICO_PER_USD, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _vector(record: Completion) -> VectorRecord | None:
+    request, text = record.request, last_user_text(record.request.body)
+    if text is None or record.embedding is None:
+        return None
+    return VectorRecord(
+        tenant=request.identity.tenant,
+        scope=request.scope,
+        fingerprint=request.fingerprint,
+        text=text,
+        vector=record.embedding,
+        created_ms=record.at_ms,
+        expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
+    )
+
+
+def _money(account: Account) -> dict[str, int]:
+    return {
+        "base_cost_pico": account.paid,
+        "counterfactual_pico": account.counterfactual,
+        "saved_exact_pico": account.exact,
+        "saved_semantic_pico": account.semantic,
+        "saved_coalescing_pico": account.coalescing,
+        "saved_routing_pico": account.routing,
+        "saved_prefix_pico": account.prefix,
+        "saved_batch_pico": account.batch,
+    }
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {
+        "tokens_input": usage.input_tokens,
+        "tokens_output": usage.output_tokens,
+        "tokens_cached": usage.cache_read_tokens,
+    }
+
+
+def _event(who: Waiter | Request, at_ms: int, **fields: object) -> CostEvent:
+    identity, dimensions = who.identity, who.dimensions
+    base: JsonObject = {
+        "timestamp_ms": at_ms,
+        "request_id": identity.custom_id,
+        "tenant_id": identity.tenant,
+        "job": identity.job,
+        "user_id": dimensions.user_id,
+        "feature_name": dimensions.feature_name,
+        "experiment_id": dimensions.experiment_id,
+        "experiment_variant": dimensions.experiment_variant,
+        "lane": who.lane.value,
+        "model_requested": who.model,
+    }
+    return CostEvent.model_validate({**base, **fields})
