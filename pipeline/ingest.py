@@ -69,9 +69,7 @@ def _parse(raw: bytes) -> RequestLine:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(p) for p in first["loc"]) or "record"
         code = "invalid_json" if first["type"] == "json_invalid" else "invalid_request"
-        raise BadRequest(
-            f"{where}: {first['msg']}; the request was not sent", code=code, job=job, custom_id=custom_id
-        ) from None
+        raise BadRequest(f"{where}: {first['msg']}; the request was not sent", code=code, job=job, custom_id=custom_id) from None
 
 
 def salvage(raw: bytes) -> tuple[str | None, str | None]:
@@ -154,9 +152,7 @@ def _check_body(body: JsonObject) -> None:
         if not isinstance(content, str | list | None):
             raise Rejected(f"body.messages[{i}].content must be a text or a list of parts", code="invalid_request")
         if isinstance(content, str) and "\0" in content:
-            raise Rejected(
-                f"body.messages[{i}].content contains a NUL character, which providers refuse", code="invalid_request"
-            )
+            raise Rejected(f"body.messages[{i}].content contains a NUL character, which providers refuse", code="invalid_request")
     if all(not m.get("content") and not m.get("tool_calls") for m in messages):
         raise Rejected("all messages are empty", code="missing_messages")
     for name in ("max_tokens", "max_completion_tokens", "n"):
@@ -167,12 +163,7 @@ def _check_body(body: JsonObject) -> None:
 
 def _shareable(body: JsonObject) -> bool:
     """Only single, plain text answers to a last user text may be shared by similarity."""
-    return (
-        not body.get("tools")
-        and not body.get("functions")
-        and body.get("n") in (None, 1)
-        and last_user_text(body) is not None
-    )
+    return not body.get("tools") and not body.get("functions") and body.get("n") in (None, 1) and last_user_text(body) is not None
 
 
 def _deadline(deadline: str | float | None, now_ms: int) -> int | None:

@@ -36,9 +36,7 @@ class Provider(Protocol):
     Raises `Rejected`, `Unavailable(retry_after)`, `Ambiguous`, `Charged`; nothing else.
     """
 
-    async def complete(
-        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]
-    ) -> ProviderReply:
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
         """Sends `body` (an OpenAI chat completion request; `model` in it is replaced by the provider's name of the model).
 
         `timeout` in seconds bounds the whole call. `metadata` travels as headers where the provider takes them.

@@ -88,9 +88,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return (
-                self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
-            )
+            return self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
@@ -124,9 +122,7 @@ class Clerk:
             flight=record.flight,
             owner=request.identity,
             answer=answer,
-            source=Source(
-                tier="provider", fingerprint=request.fingerprint, flight=record.flight, attempt=record.attempt
-            ),
+            source=Source(tier="provider", fingerprint=request.fingerprint, flight=record.flight, attempt=record.attempt),
             cacheable=cacheable,
             created_ms=record.at_ms,
             ttl_s=request.cache_ttl_s,
@@ -145,9 +141,7 @@ class Clerk:
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
 
     def _failed(self, record: Failure) -> Outcome:
-        answer = failed(
-            record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico
-        )
+        answer = failed(record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico)
         cost = _event(record.request, record.at_ms, event_id=response_id(record.request.identity, "error"), kind="error",
                       error_code=record.error.code, latency_ms=max(0, record.at_ms - record.request.accepted_ms))  # fmt: skip
         return Outcome(answer, None, cost)
@@ -185,7 +179,7 @@ class Clerk:
                 counterfactual_usd=usd(account.counterfactual),
                 savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
                                 routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
-                cache=CacheInfo(tier="none" if provider else tier, similarity=None if tier == "exact" else record.source.similarity,
+                cache=CacheInfo(tier="none" if tier == "provider" else tier, similarity=None if tier == "exact" else record.source.similarity,
                                 source_id=None if provider else record.source.fingerprint),
                 lane=waiter.lane.value,
                 latency_ms=max(0, now_ms - waiter.accepted_ms),
@@ -193,9 +187,7 @@ class Clerk:
             ),
         )  # fmt: skip
 
-    def _error_line(
-        self, waiter: Waiter, record: AnswerRecord, now_ms: int, owner: bool
-    ) -> tuple[ResponseLine, CostEvent | None]:
+    def _error_line(self, waiter: Waiter, record: AnswerRecord, now_ms: int, owner: bool) -> tuple[ResponseLine, CostEvent | None]:
         error = record.error or ErrorInfo(code="engine_error", message="the flight ended without an answer")
         line = error_line(waiter, error, now_ms, flight=record.flight, attempts=record.attempts if owner else 0,
                           spent_pico=record.spent_pico if owner else 0)  # fmt: skip
@@ -204,9 +196,7 @@ class Clerk:
         return line, error_event(waiter, error, now_ms)
 
 
-def error_line(
-    waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "", attempts: int = 0, spent_pico: int = 0
-) -> ResponseLine:
+def error_line(waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "", attempts: int = 0, spent_pico: int = 0) -> ResponseLine:
     """A response that says why there is no answer."""
     return ResponseLine(
         id=response_id(waiter.identity, flight + error.code),
@@ -259,12 +249,7 @@ def complete(answer: Answer) -> bool:
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         return False
     message = choices[0].get("message")
-    return (
-        isinstance(message, dict)
-        and bool(message.get("content"))
-        and not message.get("tool_calls")
-        and not message.get("refusal")
-    )
+    return isinstance(message, dict) and bool(message.get("content")) and not message.get("tool_calls") and not message.get("refusal")
 
 
 def response_id(identity: Identity, what: str) -> str:

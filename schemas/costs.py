@@ -14,9 +14,7 @@ class CostEvent(Record):
     v: int = SCHEMA_VERSION
     event_id: str
     version: int = 0
-    kind: Literal[
-        "answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding"
-    ]
+    kind: Literal["answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding"]
     """`answer` and `error` rows are one per request; the others are payments that no request was answered with."""
     timestamp_ms: int
     request_id: str

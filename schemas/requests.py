@@ -28,9 +28,7 @@ class EngineOptions(Record):
     sample_index: int | None = Field(default=None, ge=0)
     """Repeats of one prompt that want different answers number themselves."""
     preferred_model: str | None = None
-    max_cost_usd: Annotated[
-        str | float | int | None, Field(description="hard cap on all attempts for this request")
-    ] = None
+    max_cost_usd: Annotated[str | float | int | None, Field(description="hard cap on all attempts for this request")] = None
 
 
 class RequestLine(Record):
