@@ -73,3 +73,15 @@ class ConfigError(EngineError):
     """The settings or the installation are wrong; the message says what to do."""
 
     code = "config_error"
+
+
+class Stale(EngineError):
+    """This worker no longer owns the partition: stop, write nothing more for it, acknowledge nothing."""
+
+    code = "stale"
+
+
+class Fenced(Stale):
+    """Another worker took the partition over: what was not committed by then never becomes visible."""
+
+    code = "fenced"

@@ -1,0 +1,213 @@
+"""One flight in the ledger: its attempts, what each may have cost, and how it ended.
+
+A row is the join of the records seen so far: applying a record twice, or two records in any order, gives the same row.
+That is what lets a worker apply its own records when the broker acknowledges them, and again when they are read back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+import orjson
+
+from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord
+
+
+class State(IntEnum):
+    """What is known about an attempt. Knowledge only grows: of two records the higher state wins."""
+
+    OPEN = 0
+    """Intended, perhaps sent."""
+    AMBIGUOUS = 1
+    """Booked at its cap; a later record that knows better replaces it."""
+    UNPAID = 2
+    CHARGED = 3
+    COMPLETED = 4
+
+
+_STATES = {
+    "intent": State.OPEN,
+    "ambiguous": State.AMBIGUOUS,
+    "unpaid": State.UNPAID,
+    "charged": State.CHARGED,
+    "completion": State.COMPLETED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the state machine needs of a ledger record; bodies are left out."""
+
+    state: State | None
+    """None: the flight failed."""
+    flight: str
+    attempt: str
+    number: int
+    pico: int
+    """The cap of an intent or an ambiguous attempt, the price of a paid one."""
+    at_ms: int
+    timeout_ms: int = 0
+    epoch: str = ""
+
+    @classmethod
+    def of(cls, record: LedgerRecord) -> "Entry":
+        if isinstance(record, Failure):
+            return cls(None, record.flight, "", 0, 0, record.at_ms)
+        if isinstance(record, Completion):
+            pico = record.answer.paid_pico
+        elif isinstance(record, Charged):
+            pico = record.paid_pico
+        else:
+            pico = record.cap_pico if isinstance(record, Intent | Ambiguous) else 0
+        state = _STATES[record.type]
+        if isinstance(record, Intent):
+            return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms, record.timeout_ms, record.epoch)
+        return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms)
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Entry":
+        """Reads a record's bytes without validating its bodies: replay is bound by this. Raises `ValueError` or `KeyError`."""
+        fields: dict[str, Any] = orjson.loads(raw)
+        kind: str = fields["type"]
+        if kind == "failure":
+            return cls(None, fields["flight"], "", 0, 0, fields["at_ms"])
+        if kind == "completion":
+            pico = fields["answer"]["paid_pico"]
+        elif kind == "charged":
+            pico = fields["paid_pico"]
+        else:
+            pico = fields.get("cap_pico", 0)
+        return cls(
+            _STATES[kind],
+            fields["flight"],
+            fields["attempt"],
+            fields["number"],
+            pico,
+            fields["at_ms"],
+            fields.get("timeout_ms", 0),
+            fields.get("epoch", ""),
+        )
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt; amounts in pico-dollars."""
+
+    number: int
+    state: State
+    pico: int
+    at_ms: int = 0
+    timeout_ms: int = 0
+    epoch: str = ""
+
+    def learn(self, entry: Entry, state: State) -> None:
+        if entry.timeout_ms:
+            self.at_ms, self.timeout_ms, self.epoch = entry.at_ms, entry.timeout_ms, entry.epoch
+        if state > self.state:
+            self.state, self.pico = state, entry.pico
+        elif state == self.state:
+            # Copies of one record agree; should they not, the dearer one is the safe one, whatever the order.
+            self.pico = max(self.pico, entry.pico)
+
+
+@dataclass(slots=True)
+class FlightRow:
+    """All that is known about one flight."""
+
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    completed: int | None = None
+    """Offset of the first completion: the one that answers. Later ones are duplicates that were paid too."""
+    failed: int | None = None
+    """Offset of the last failure."""
+    failed_ms: int = 0
+    last_ms: int = 0
+
+    def learn(self, entry: Entry, offset: int) -> None:
+        self.last_ms = max(self.last_ms, entry.at_ms)
+        if entry.state is None:
+            if self.failed is None or offset > self.failed:
+                self.failed, self.failed_ms = offset, entry.at_ms
+            return
+        attempt = self.attempts.get(entry.attempt)
+        if attempt is None:
+            attempt = self.attempts[entry.attempt] = Attempt(entry.number, State.OPEN, 0)
+        attempt.learn(entry, entry.state)
+        if entry.state is State.COMPLETED and (self.completed is None or offset < self.completed):
+            self.completed = offset
+
+    def sum(self, *states: State) -> int:
+        return sum(a.pico for a in self.attempts.values() if a.state in states)
+
+    @property
+    def certain_pico(self) -> int:
+        return self.sum(State.CHARGED, State.COMPLETED)
+
+    @property
+    def possibly_paid(self) -> int:
+        """Attempts that cost money, or may have."""
+        return sum(a.state is not State.UNPAID for a in self.attempts.values())
+
+    def pack(self) -> bytes:
+        attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch] for id_, a in self.attempts.items()]
+        return orjson.dumps([self.completed, self.failed, self.failed_ms, self.last_ms, attempts])
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "FlightRow":
+        completed, failed, failed_ms, last_ms, attempts = orjson.loads(raw)
+        rows = {a[0]: Attempt(a[1], State(a[2]), *a[3:]) for a in attempts}
+        return cls(rows, completed, failed, failed_ms, last_ms)
+
+
+class FlightIndex(Protocol):
+    """Where the rows of one ledger partition are kept between checkpoints: local, and rebuilt from the log if lost. Blocking, fast."""
+
+    def get(self, flight: str) -> bytes | None: ...
+
+    def meta(self) -> bytes | None:
+        """What the last commit said of itself; None where there was none."""
+        ...
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
+        """Rows (time of the last record in ms, packed row) and `meta`, all or nothing."""
+        ...
+
+    def expire(self, before_ms: int, limit: int) -> int:
+        """Looks at up to `limit` rows, going on where the last call stopped; drops those older; returns how many."""
+        ...
+
+    def clear(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MemoryFlightIndex:
+    """For tests and for engines without a disk: every start replays the whole log."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[int, bytes]] = {}
+        self._meta: bytes | None = None
+
+    def get(self, flight: str) -> bytes | None:
+        row = self._rows.get(flight)
+        return None if row is None else row[1]
+
+    def meta(self) -> bytes | None:
+        return self._meta
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
+        self._rows.update(rows)
+        self._meta = meta
+
+    def expire(self, before_ms: int, limit: int) -> int:
+        old = [flight for flight, (ms, _) in self._rows.items() if ms < before_ms][:limit]
+        for flight in old:
+            del self._rows[flight]
+        return len(old)
+
+    def clear(self) -> None:
+        self._rows.clear()
+        self._meta = None
+
+    def close(self) -> None:
+        pass

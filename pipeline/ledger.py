@@ -1,0 +1,223 @@
+"""What may be paid: the state machine of one partition of the ledger.
+
+    P1  Once a completion is durable, its flight is never sent to a provider again within the horizon of the index:
+        `decide` answers `Completed`.
+    P2  A call in flight at a crash is paid at most once more per crash, and a flight never more than `max_attempts`
+        times in all: every attempt that may have cost money counts, whoever made it.
+    P3  Every possible double payment is a record: certain <= the provider's bill <= certain + ambiguous (+ open, while
+        calls are in flight). An open intent is booked as ambiguous, at its cap, before its flight is paid again.
+    P4  With `on_ambiguous="fail"` a flight is paid at most once.
+
+They hold because an intent is durable before its call is sent, because only the owner of the partition can write intents
+(the broker fences the others), and because a new owner has read every intent of its predecessors before it decides.
+
+A flight is one purpose: an audit or a judge's call of an answer is a flight with its own id.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from ..schemas.ledger import LedgerRecord
+from .flights import Attempt, Entry, FlightIndex, FlightRow, State
+
+OnAmbiguous = Literal["retry", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Write an intent with this number, then send."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Paid for already: the completion is at this offset of the ledger partition."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Ended without an answer: the failure is at this offset."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """An attempt may still be answered; ask again then, or as soon as a record of the flight is seen."""
+
+    ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """An attempt whose outcome was never written."""
+
+    attempt: str
+    number: int
+    cap_pico: int
+
+
+@dataclass(frozen=True, slots=True)
+class BookAmbiguous:
+    """Write these attempts down as ambiguous, then ask again."""
+
+    attempts: tuple[OpenAttempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """No further attempt is allowed."""
+
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverCap:
+    """The next attempt could take the flight above its `max_cost_pico`."""
+
+    spent_pico: int
+
+
+Decision = Pay | Completed | Failed | WaitUntil | BookAmbiguous | Exhausted | OverCap
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The bounds under which a flight may be paid."""
+
+    max_attempts: int
+    """Attempts that cost money, or may have; those that certainly cost nothing don't count."""
+    on_ambiguous: OnAmbiguous = "retry"
+    max_cost_pico: int | None = None
+    """Of certain costs and the caps of ambiguous ones, all attempts together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks."""
+
+    epoch: str
+    since_ms: int
+    """When the partition was taken over, by this worker's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums of one partition in pico-dollars."""
+
+    certain: int = 0
+    ambiguous: int = 0
+    open: int = 0
+
+
+class Ledger:
+    """The flights of one partition. Not thread-safe; blocking only as far as its index is."""
+
+    def __init__(self, index: FlightIndex) -> None:
+        self._index = index
+        self._rows: dict[str, FlightRow] = {}
+        self._sums = [0, 0, 0]
+        self.next_offset = 0
+        """Every record below was applied, and is part of the next checkpoint: replay starts here."""
+        meta = index.meta()
+        if meta is not None:
+            self.next_offset, *self._sums = orjson.loads(meta)
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(*self._sums)
+
+    @property
+    def unsaved(self) -> int:
+        """Rows in memory that the next checkpoint will write."""
+        return len(self._rows)
+
+    def apply(self, record: LedgerRecord | Entry, offset: int) -> None:
+        """Takes a durable record into account: idempotent, in any order."""
+        entry = record if isinstance(record, Entry) else Entry.of(record)
+        row = self._rows.get(entry.flight)
+        if row is None:
+            # Only rows that change are held in memory: the next checkpoint writes them all.
+            row = self._rows[entry.flight] = self._row(entry.flight)
+        self._book(row.attempts.get(entry.attempt), -1)
+        row.learn(entry, offset)
+        self._book(row.attempts.get(entry.attempt), +1)
+
+    def advance(self, offset: int) -> None:
+        """Says that the log was read in order up to and including `offset`."""
+        self.next_offset = max(self.next_offset, offset + 1)
+
+    def checkpoint(self) -> None:
+        """Writes changed rows and the sums, all or nothing, and forgets the rows in memory."""
+        rows = {flight: (row.last_ms, row.pack()) for flight, row in self._rows.items()}
+        self._index.commit(rows, orjson.dumps([self.next_offset, *self._sums]))
+        self._rows.clear()
+
+    def restart(self) -> None:
+        """Forgets everything: the log is another one than the checkpoint was made of."""
+        self._index.clear()
+        self._rows.clear()
+        self._sums, self.next_offset = [0, 0, 0], 0
+
+    def expire(self, before_ms: int, limit: int = 2_000) -> int:
+        """Drops rows whose last record is older, `limit` looked at per call. Sums keep what they hold."""
+        return self._index.expire(before_ms, limit)
+
+    def completed(self, flight: str) -> int | None:
+        """Offset of the completion that answers this flight."""
+        return self._row(flight).completed
+
+    def spent(self, flight: str) -> tuple[int, int]:
+        """Attempts begun (unpaid ones too), and their certain cost in pico-dollars."""
+        row = self._row(flight)
+        return len(row.attempts), row.certain_pico
+
+    def decide(self, flight: str, *, now_ms: int, owner: Owner, policy: Policy, cap_pico: int, asked_ms: int | None = None) -> Decision:
+        """What the owner of the partition may do about a flight now.
+
+        `cap_pico` is the most that the next attempt can cost. `asked_ms`: when the request came in; a request that came
+        after its flight had failed was asked again on purpose, and may use up the attempts that are left.
+        """
+        row = self._row(flight)
+        if row.completed is not None:
+            return Completed(row.completed)
+        if row.failed is not None and (asked_ms is None or asked_ms <= row.failed_ms):
+            return Failed(row.failed)
+        unfinished = {id_: a for id_, a in row.attempts.items() if a.state is State.OPEN}
+        if unfinished:
+            until = max(self._answerable_until(a, owner) for a in unfinished.values())
+            if now_ms < until:
+                return WaitUntil(until)
+            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.pico) for id_, a in unfinished.items()))
+        allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
+        if row.possibly_paid >= allowed:
+            return Exhausted(row.possibly_paid)
+        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS)
+        if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
+            return OverCap(spent)
+        return Pay(1 + max((a.number for a in row.attempts.values()), default=0))
+
+    @staticmethod
+    def _answerable_until(attempt: Attempt, owner: Owner) -> int:
+        if attempt.epoch == owner.epoch:
+            return attempt.at_ms + attempt.timeout_ms
+        # The predecessor wrote its intents before we took over: should its clock be ahead of ours, ours bounds the wait.
+        return min(attempt.at_ms, owner.since_ms) + attempt.timeout_ms
+
+    def _row(self, flight: str) -> FlightRow:
+        row = self._rows.get(flight)
+        if row is not None:
+            return row
+        packed = self._index.get(flight)
+        return FlightRow() if packed is None else FlightRow.unpack(packed)
+
+    def _book(self, attempt: Attempt | None, sign: int) -> None:
+        if attempt is None or attempt.state is State.UNPAID:
+            return
+        column = {State.OPEN: 2, State.AMBIGUOUS: 1}.get(attempt.state, 0)
+        self._sums[column] += sign * attempt.pico
