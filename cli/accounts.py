@@ -1,0 +1,156 @@
+"""What a job did and cost, in one record: summed from its responses as they come, or asked from the cost store."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+import orjson
+
+from ..connectors.sink_http import plain_decimal
+from ..schemas.responses import ResponseLine
+
+CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")
+"""Why a dollar was not spent, in the order in which the flow credits them."""
+TIERS = ("exact", "semantic", "coalesced")
+
+
+class CostReader(Protocol):
+    """Anything that answers SQL about costs: a store of our own, or the sink's client."""
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]: ...
+
+    def close(self) -> None: ...
+
+
+def _zero_by(names: tuple[str, ...]) -> Any:
+    return field(default_factory=lambda: dict.fromkeys(names, Decimal(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """Dollars are exact decimals; `seconds` runs from the first request's arrival to the last response."""
+
+    requests: int = 0
+    answered: int = 0
+    failed: int = 0
+    cached: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(TIERS, 0))
+    provider_calls: int = 0
+    cost_usd: Decimal = Decimal(0)
+    counterfactual_usd: Decimal = Decimal(0)
+    saved_usd: Mapping[str, Decimal] = _zero_by(CAUSES)
+    seconds: Decimal = Decimal(0)
+
+    @property
+    def saved_total_usd(self) -> Decimal:
+        return sum(self.saved_usd.values(), Decimal(0))
+
+    def as_json(self) -> bytes:
+        """The `--json-report`: dollars are JSON numbers with all their digits."""
+        return orjson.dumps(
+            {
+                "requests": self.requests,
+                "answered": self.answered,
+                "failed": self.failed,
+                "cached": dict(self.cached),
+                "provider_calls": self.provider_calls,
+                "cost_usd": _number(self.cost_usd),
+                "counterfactual_usd": _number(self.counterfactual_usd),
+                "saved_usd": {cause: _number(amount) for cause, amount in self.saved_usd.items()},
+                "seconds": _number(self.seconds),
+            },
+            option=orjson.OPT_INDENT_2,
+        )
+
+
+class Tally:
+    """Adds up responses as they come; constant memory. Each response once: the caller drops repeats."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.failed = 0
+        self.provider_calls = 0
+        self.cached = dict.fromkeys(TIERS, 0)
+        self.cost_usd = Decimal(0)
+        self.counterfactual_usd = Decimal(0)
+        self.saved_usd = dict.fromkeys(CAUSES, Decimal(0))
+
+    def add(self, line: ResponseLine) -> None:
+        """One response of the job."""
+        if line.error is None:
+            self.answered += 1
+        else:
+            self.failed += 1
+        engine = line.engine
+        if engine.cache.tier == "none":
+            self.provider_calls += engine.attempts
+        elif line.error is None:
+            self.cached[engine.cache.tier] += 1
+        self.cost_usd += Decimal(engine.cost_usd)
+        self.counterfactual_usd += Decimal(engine.counterfactual_usd)
+        for cause in CAUSES:
+            self.saved_usd[cause] += Decimal(getattr(engine.savings, cause))
+
+    def summary(self, *, seconds: Decimal, requests: int | None = None) -> JobSummary:
+        """`requests` where more were asked than answered yet; default all that were answered or failed."""
+        return JobSummary(
+            requests=self.answered + self.failed if requests is None else requests,
+            answered=self.answered,
+            failed=self.failed,
+            cached=dict(self.cached),
+            provider_calls=self.provider_calls,
+            cost_usd=self.cost_usd,
+            counterfactual_usd=self.counterfactual_usd,
+            saved_usd=dict(self.saved_usd),
+            seconds=seconds,
+        )
+
+
+def summary_of_responses(lines: Iterable[ResponseLine], *, seconds: Decimal) -> JobSummary:
+    """The summary of a whole answers file."""
+    tally = Tally()
+    for line in lines:
+        tally.add(line)
+    return tally.summary(seconds=seconds)
+
+
+ALL = """(job = {job:String} OR {job:String} = '') AND (tenant_id = {tenant:String} OR {tenant:String} = '')"""
+"""The condition of every question here: one job or all, one tenant or all."""
+
+_TOTALS = f"""SELECT
+  countIf(kind IN ('answer', 'error')) AS requests,
+  countIf(kind = 'answer') AS answered,
+  countIf(kind = 'error') AS failed,
+  countIf(kind = 'answer' AND cache_tier = 'exact') AS exact,
+  countIf(kind = 'answer' AND cache_tier = 'semantic') AS semantic,
+  countIf(kind = 'answer' AND cache_tier = 'coalesced') AS coalesced,
+  countIf(kind = 'answer' AND cache_tier = 'none')
+    + countIf(kind IN ('ambiguous', 'duplicate', 'audit', 'judge', 'priming', 'exploration')) AS provider_calls,
+  sum(base_cost) AS cost, sum(counterfactual_cost) AS counterfactual,
+  sum(exact_savings) AS saved_exact, sum(semantic_savings) AS saved_semantic, sum(coalescing_savings) AS saved_coalescing,
+  sum(routing_savings) AS saved_routing, sum(prefix_savings) AS saved_prefix, sum(batching_savings) AS saved_batch,
+  maxOrNull(toUnixTimestamp64Milli(timestamp))
+    - minOrNull(toUnixTimestamp64Milli(timestamp) - toInt64(ifNull(latency_ms, 0))) AS milliseconds
+FROM cost_events WHERE {ALL}"""
+
+
+def job_summary(costs: CostReader, job: str | None, *, tenant: str | None = None) -> JobSummary:
+    """The summary of a job (None: of all jobs) by SQL: also what answered no request (audits, doubles) is in its cost."""
+    names, rows = costs.query(_TOTALS, {"job": job or "", "tenant": tenant or ""})
+    found = dict(zip(names, rows[0], strict=True))
+    return JobSummary(
+        requests=found["requests"],
+        answered=found["answered"],
+        failed=found["failed"],
+        cached={tier: found[tier] for tier in TIERS},
+        provider_calls=found["provider_calls"],
+        cost_usd=found["cost"],
+        counterfactual_usd=found["counterfactual"],
+        saved_usd={cause: found[f"saved_{cause}"] for cause in CAUSES},
+        seconds=Decimal(found["milliseconds"] or 0).scaleb(-3),
+    )
+
+
+def _number(value: Decimal) -> orjson.Fragment:
+    text = plain_decimal(value)
+    return orjson.Fragment((text.rstrip("0").rstrip(".") if "." in text else text) or "0")
