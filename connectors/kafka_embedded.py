@@ -1,0 +1,258 @@
+"""Apache Kafka itself, one KRaft node on loopback, from the user's cache."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ..pipeline.errors import ConfigError
+from .java_runtime import JavaChoice, JavaRuntime, find_java
+from .kafka_config import log4j_properties, server_properties
+from .kafka_jars import kafka_classpath
+from .process import created_at, find_ours, spawn, stop, tail
+from .state_file import write_atomically
+
+_TAKEN = ("Address already in use", "BindException")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningKafka:
+    """A broker that answered the protocol."""
+
+    pid: int
+    created: float
+    """Start time of the process, seconds since the epoch: with the pid it names the process for good."""
+    port: int
+    controller_port: int
+    cluster_id: str
+    data_dir: str
+    java: str
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedKafka:
+    """Starts, adopts and stops the broker of a data folder.
+
+    Files in the folder: `logs/` (Kafka's data), `server.properties`, `server.log`, `console.log`, `cluster.id`, `formatted`, `broker.json`.
+    """
+
+    java: JavaChoice | None = None
+    """None: by INFERENCE_ENGINE_JAVA, else the machine's own first."""
+    cache_dir: Path | None = None
+    """Where the class path is recorded; None: the user's cache."""
+    start_timeout_s: float = 90.0
+    heap: tuple[str, str] = ("256m", "768m")
+    fast_jit: bool = False
+    """Only the quick compiler: less CPU for short lives such as tests, less throughput for long ones."""
+
+    def start(self, data_dir: Path, *, port: int | None = None) -> RunningKafka:
+        """Start the broker of `data_dir`, or return the one that runs there already.
+
+        `port` None takes the port of the last time if it is free, else any free one. Raises ConfigError where the port is taken, Java or
+        the jars are missing, or the broker doesn't answer in time (with the end of its log). The caller holds the folder's lock.
+        """
+        data_dir = data_dir.absolute()
+        data_dir.mkdir(parents=True, exist_ok=True)
+        running = self.adopt(data_dir)
+        if running is not None:
+            if port is None or running.port == port:
+                return running
+            raise ConfigError(
+                f"the embedded Kafka of {data_dir} already runs on port {running.port}, not {port}; stop it first (inference-engine down)"
+            )
+        runtime = find_java(self.java)
+        jars = kafka_classpath(self.cache_dir)
+        self._format(runtime, jars, data_dir)
+        for attempt in range(3):
+            chosen = port if port is not None else _free_port(_last_port(data_dir) if attempt == 0 else None)
+            if port is not None and not _is_free(port):
+                raise ConfigError(
+                    f"port {port} on 127.0.0.1 is taken by another program; nothing was started. Choose another, or leave it out for any free one."
+                )
+            started = self._launch(runtime, jars, data_dir, chosen)
+            if started is not None:
+                return started
+        raise ConfigError(f"three ports in a row were taken between choosing and binding; see {data_dir / 'server.log'}, then try again")
+
+    def adopt(self, data_dir: Path) -> RunningKafka | None:
+        """The running broker of this folder, also one whose starter died before it could record it; None where none answers.
+
+        A broker process that doesn't answer within the time limit is stopped: it would keep the folder locked.
+        """
+        data_dir = data_dir.absolute()
+        process = find_ours(_marker(data_dir))
+        if process is None:
+            return None
+        recorded = read_record(data_dir)
+        deadline = time.monotonic() + self.start_timeout_s
+        if recorded is not None and recorded.pid == process.pid:
+            while time.monotonic() < deadline and process.is_running():
+                if _answers(recorded.bootstrap, recorded.cluster_id, 1.0):
+                    return recorded
+        stop(process, timeout_s=30.0)
+        return None
+
+    def stop(self, data_dir: Path, *, timeout_s: float = 30.0) -> bool:
+        """Stop the broker of this folder, gracefully first. False where it had to be killed; True where it ended or none ran."""
+        data_dir = data_dir.absolute()
+        process = find_ours(_marker(data_dir))
+        return True if process is None else stop(process, timeout_s=timeout_s)
+
+    def _format(self, runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path) -> None:
+        """Format the storage once; a format that was cut short is done again under the same cluster id."""
+        if (data_dir / "formatted").exists():
+            return
+        cluster = data_dir / "cluster.id"
+        if not cluster.exists():
+            write_atomically(cluster, urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
+        properties = data_dir / "server.properties"
+        write_atomically(properties, server_properties(port=1, controller_port=2, log_dir=data_dir / "logs"))
+        write_atomically(data_dir / "log4j2.properties", log4j_properties())
+        command = [
+            *_java_command(runtime, jars, data_dir, ("64m", "256m"), fast_jit=True, log_name="format.log"),
+            *("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster.read_text(), "-c", str(properties)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=self.start_timeout_s, check=False)
+        if done.returncode != 0:
+            raise ConfigError(
+                f"Kafka's storage in {data_dir / 'logs'} could not be formatted; nothing was started. Its words:\n{(done.stdout + done.stderr)[-2000:]}"
+            )
+        write_atomically(data_dir / "formatted", "")
+
+    def _launch(self, runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path, port: int) -> RunningKafka | None:
+        """One try on one port; None where the port was taken by somebody else in the meantime."""
+        controller_port = _free_port(None)
+        properties = data_dir / "server.properties"
+        write_atomically(properties, server_properties(port=port, controller_port=controller_port, log_dir=data_dir / "logs"))
+        write_atomically(data_dir / "log4j2.properties", log4j_properties())
+        log_start = _size(data_dir / "server.log")
+        command = [
+            *_java_command(runtime, jars, data_dir, self.heap, fast_jit=self.fast_jit, log_name="server.log"),
+            _marker(data_dir),
+            "kafka.Kafka",
+            str(properties),
+        ]
+        process = spawn(command, log=data_dir / "console.log", cwd=data_dir)
+        running = RunningKafka(
+            pid=process.pid,
+            created=created_at(process.pid) or time.time(),
+            port=port,
+            controller_port=controller_port,
+            cluster_id=(data_dir / "cluster.id").read_text(),
+            data_dir=str(data_dir),
+            java=f"{runtime.executable} ({runtime.origin}, {runtime.major})",
+        )
+        write_atomically(data_dir / "broker.json", json.dumps(asdict(running)))
+        deadline = time.monotonic() + self.start_timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.05)  # the pause between two tries ends early when the broker dies
+                if any(word in _since(data_dir / "server.log", log_start) for word in _TAKEN):
+                    return None
+                raise ConfigError(f"the embedded Kafka ended with code {process.returncode} before it was ready; {_quoted(data_dir)}")
+            if _accepts(port) and _answers(running.bootstrap, running.cluster_id, 2.0):
+                return running
+        stop(psutil.Process(process.pid), timeout_s=5.0)
+        raise ConfigError(f"the embedded Kafka didn't answer within {self.start_timeout_s:.0f} s and was stopped; {_quoted(data_dir)}")
+
+
+def read_record(data_dir: Path) -> RunningKafka | None:
+    """What the last start wrote down; None where there is nothing readable. Says nothing about life."""
+    try:
+        record: dict[str, Any] = json.loads((data_dir / "broker.json").read_text())
+        return RunningKafka(**record)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _marker(data_dir: Path) -> str:
+    """An argument that only the broker of this folder carries: the proof that a process is ours."""
+    return f"-Dinference.engine.kafka={data_dir}"
+
+
+def _java_command(
+    runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path, heap: tuple[str, str], *, fast_jit: bool, log_name: str
+) -> list[str]:
+    return [
+        str(runtime.executable),
+        f"-Xms{heap[0]}",
+        f"-Xmx{heap[1]}",
+        "-XX:+UseSerialGC",  # small heap, few cores: no threads for collecting, the quickest start
+        *(["-XX:TieredStopAtLevel=1"] if fast_jit else []),
+        "-XX:+ExitOnOutOfMemoryError",
+        "-Djava.awt.headless=true",
+        f"-Dkafka.log.file={data_dir / log_name}",
+        f"-Dlog4j2.configurationFile={data_dir / 'log4j2.properties'}",
+        "-cp",
+        ":".join(str(jar) for jar in jars),
+    ]
+
+
+def _answers(bootstrap: str, cluster_id: str, timeout_s: float) -> bool:
+    """Whether the broker at this address speaks Kafka and is the one of this cluster, not a stranger on the same port."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 5000})
+    try:
+        return bool(admin.list_topics(timeout=timeout_s).cluster_id == cluster_id)
+    except KafkaException:
+        return False
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(preferred: int | None) -> int:
+    if preferred is not None and _is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_port(data_dir: Path) -> int | None:
+    record = read_record(data_dir)
+    return None if record is None else record.port
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _since(path: Path, offset: int) -> str:
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(offset if offset <= _size(path) else 0)  # the log may have been rolled over
+        return file.read().decode("utf-8", "replace")
+
+
+def _quoted(data_dir: Path) -> str:
+    return f"its data in {data_dir / 'logs'} is untouched. The end of its log:\n{tail(data_dir / 'server.log')}\n{tail(data_dir / 'console.log', lines=5)}"
