@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .record import SCHEMA_VERSION, JsonObject, Record
-from .requests import Identity
+from .requests import Identity, Request
 
 
 class Usage(Record):
@@ -71,6 +71,8 @@ class AnswerRecord(Record):
     spent_pico: int = 0
     """All that was paid for this flight, failed attempts included."""
     scope: str = ""
+    request: Request | None = None
+    """Set where the error is the owner's alone: the next waiter takes the flight over."""
 
 
 class VectorRecord(Record):
@@ -82,7 +84,7 @@ class VectorRecord(Record):
     fingerprint: str
     text: str
     vector: str
-    """base64 of float32, little endian, unit length."""
+    """base64 of float16, see pipeline/vectors.py."""
     created_ms: int
     expires_ms: int
     revoked: bool = False

@@ -3,7 +3,7 @@
 A line has the form of an OpenAI batch input line, so that existing files work as they are, plus an optional `engine` object.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -101,6 +101,7 @@ class Waiter(Record):
     model: str
     accepted_ms: int
     deadline_ms: int | None = None
+    max_cost_pico: int | None = None
 
 
 class Lookup(Record):
@@ -145,7 +146,8 @@ class Call(Record):
     route: Route
     group: str | None = None
     """Fingerprint of the leader of a group of similar requests that share a prefix and are sent together."""
-    embedding: Annotated[Any, Field(description="base64 of float32 little endian, unit length, or None")] = None
+    embedding: str | None = None
+    """base64 of float16, see pipeline/vectors.py."""
 
 
 Lookup.model_rebuild()

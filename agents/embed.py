@@ -1,0 +1,117 @@
+"""Runs the embedder: reads `misses.LANE`, turns texts into vectors in micro-batches, hands over to the semantic stage."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import structlog
+
+from ..pipeline.ports import Embedder, Vector
+from ..pipeline.text import last_user_text
+from ..schemas import packets
+from ..schemas.record import Lane
+from .exact import decode
+from .pending import Pending, handed_over
+from .safe import Delivered
+
+log = structlog.get_logger(__name__)
+
+BATCH = 64
+Forward = Callable[[list[Pending]], Awaitable[None]]
+
+
+class EmbedQueue:
+    """Embeds in one thread, most urgent lane first; what arrives while a batch is computed makes up the next one."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._waiting: dict[Lane, deque[tuple[str, asyncio.Future[Vector | None]]]] = {lane: deque() for lane in Lane}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+        self._running: asyncio.Task[None] | None = None
+
+    def embed(self, text: str, lane: Lane) -> "asyncio.Future[Vector | None]":
+        """A unit vector, or None where the text is longer than the model reads: equal heads would look like equal texts."""
+        future: asyncio.Future[Vector | None] = asyncio.get_running_loop().create_future()
+        self._waiting[lane].append((text, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._drain(), name="embed")
+        return future
+
+    def _next(self) -> list[tuple[str, "asyncio.Future[Vector | None]"]]:
+        batch: list[tuple[str, asyncio.Future[Vector | None]]] = []
+        for lane in Lane:
+            queue = self._waiting[lane]
+            while queue and len(batch) < BATCH:
+                batch.append(queue.popleft())
+        return batch
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while batch := self._next():
+                try:
+                    vectors = await loop.run_in_executor(self._pool, self._compute, [text for text, _ in batch])
+                except Exception as error:
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future), vector in zip(batch, vectors, strict=True):
+                    if not future.done():
+                        future.set_result(vector)
+        finally:
+            self._running = None
+
+    def _compute(self, texts: Sequence[str]) -> list[Vector | None]:
+        limit = self._embedder.max_tokens
+        counts = self._embedder.count_tokens(texts)
+        short = [i for i, n in enumerate(counts) if n <= limit]
+        result: list[Vector | None] = [None] * len(texts)
+        if short:
+            for i, vector in zip(short, self._embedder.embed([texts[i] for i in short]), strict=True):
+                result[i] = np.ascontiguousarray(vector)
+        return result
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class EmbedStage:
+    """Opens packets of misses; their events are released when all of their members are handed over."""
+
+    def __init__(self, queue: EmbedQueue | None, to_semantic: Forward, to_route: Forward) -> None:
+        """`queue` is None where the semantic tier is off."""
+        self._queue = queue
+        self._to_semantic = to_semantic
+        self._to_route = to_route
+
+    async def on_misses(self, event: Delivered) -> None:
+        loop = asyncio.get_running_loop()
+        pendings = [Pending(miss, event.partition, loop.create_future()) for miss in decode(packets.misses, event)]
+        await self._embed(pendings)
+        similar = [p for p in pendings if p.vector is not None]
+        alone = [p for p in pendings if p.vector is None]
+        if alone:
+            await self._to_route(alone)
+        if similar:
+            await self._to_semantic(similar)
+        await handed_over(pendings)
+
+    async def _embed(self, pendings: Sequence[Pending]) -> None:
+        if self._queue is None:
+            return
+        asked: list[tuple[Pending, asyncio.Future[Vector | None]]] = []
+        for pending in pendings:
+            request = pending.miss.request
+            if request.shareable and not pending.miss.skip_semantic and (text := last_user_text(request.body)) is not None:
+                pending.text = text
+                asked.append((pending, self._queue.embed(text, request.lane)))
+        results = await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
+        for (pending, _), vector in zip(asked, results, strict=True):
+            if isinstance(vector, BaseException):
+                # Money is not at stake: without a vector the request is answered by the exact tier or the provider.
+                log.error("a text could not be embedded; its request goes on without the semantic tier", error=repr(vector))
+            else:
+                pending.vector = vector

@@ -1,0 +1,249 @@
+"""Runs the exact tier: reads `lookups` and `answers`, keeps the table, releases waiters."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from ..pipeline import exact
+from ..pipeline.respond import Clerk, error_event, error_line, failed, follower_outcome
+from ..schemas import packets
+from ..schemas.answers import AnswerRecord, ErrorInfo
+from ..schemas.exact import Flight, WaiterRow
+from ..schemas.record import Record
+from ..schemas.requests import Lookup, Miss, Request, Waiter
+from .outbox import Outbox
+from .packer import Now
+from .safe import DeadLetter, Delivered
+
+CANCELLED = ErrorInfo(code="cancelled", message="the job was cancelled before this request was paid; submit it again to have it answered")
+
+
+class Rows(Protocol):
+    """The table, as this stage uses it."""
+
+    def read(self, partition: int, key: bytes) -> bytes | None: ...
+
+    async def write(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None: ...
+
+    def scan(self, partition: int) -> Iterable[tuple[bytes, bytes]]: ...
+
+
+class Keeper(Protocol):
+    """Decides which answers stay when there are too many (see pipeline/eviction.py)."""
+
+    def insert(self, partition: int, key: bytes, size: int, saved_pico: int, now_ms: int) -> list[bytes]:
+        """Returns the keys that have to go."""
+        ...
+
+    def touch(self, partition: int, key: bytes, now_ms: int) -> None: ...
+
+    def drop(self, partition: int) -> None: ...
+
+
+class ExactStage:
+    """Single flight and exact answers of the partitions that this worker owns."""
+
+    def __init__(
+        self, rows: Rows, outbox: Outbox, clerk: Clerk, keeper: Keeper, now: Now, *, lease_ms: int, cancelled: Callable[[Request], bool]
+    ) -> None:
+        self._rows = rows
+        self._out = outbox
+        self._clerk = clerk
+        self._keeper = keeper
+        self._now = now
+        self._lease_ms = lease_ms
+        self._cancelled = cancelled
+        self._waiting: dict[int, dict[str, list[bytes]]] = {}
+
+    async def assigned(self, partitions: Iterable[int]) -> None:
+        """Rebuilds what is kept in memory from the recovered rows."""
+        now = self._now()
+        for partition in partitions:
+            waiting: dict[str, list[bytes]] = {}
+            self._waiting[partition] = waiting
+            gone: list[bytes] = []
+            for key, value in self._rows.scan(partition):
+                if key[:1] == exact.WAITER:
+                    waiting.setdefault(exact.fingerprint_of(key), []).append(key)
+                elif key[:1] == exact.ANSWER:
+                    gone += self._keeper.insert(partition, key, len(value), 0, now)
+            if gone:
+                await self._rows.write(partition, dict.fromkeys(gone))
+
+    async def revoked(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            self._waiting.pop(partition, None)
+            self._keeper.drop(partition)
+
+    async def on_lookups(self, event: Delivered) -> None:
+        """Answers, joins or starts a flight for every member; returns when all of it is durable."""
+        members = decode(packets.lookups, event)
+        batch = _Batch(self, event.partition)
+        for lookup in members:
+            batch.look_up(lookup)
+        await batch.settle()
+
+    async def on_answers(self, event: Delivered) -> None:
+        """Stores what may be kept and releases everyone who waits."""
+        batch = _Batch(self, event.partition)
+        members: list[AnswerRecord] = decode(packets.answers, event)
+        for record in members:
+            if record.cacheable and record.answer is not None:
+                batch.keep(record)
+        todo = members
+        while todo:
+            served = [key for record in todo for key in batch.release(record)]
+            await batch.settle()
+            batch = _Batch(self, event.partition)
+            batch.forget(served)
+            # Whoever joined meanwhile is served in the next round; a flight ends when nobody is left, without a pause in between.
+            todo = [r for r in todo if not batch.land(r)]
+        await batch.settle()
+
+
+class _Batch:
+    """The effects of one event: rows are seen by the next reader at once, everything is awaited in `settle`."""
+
+    def __init__(self, stage: ExactStage, partition: int) -> None:
+        self._s = stage
+        self._p = partition
+        self._now = stage._now()
+        self._changes: dict[bytes, bytes | None] = {}
+        self._sends = stage._out.batch()
+        self._taken_over: set[str] = set()
+
+    def _read(self, key: bytes) -> bytes | None:
+        return self._changes[key] if key in self._changes else self._s._rows.read(self._p, key)
+
+    @property
+    def _waiting(self) -> dict[str, list[bytes]]:
+        return self._s._waiting.setdefault(self._p, {})
+
+    def look_up(self, lookup: Lookup) -> None:
+        request = lookup.request
+        if self._s._cancelled(request):
+            self._cancel(lookup)
+            return
+        fingerprint = lookup.follow.fingerprint if lookup.follow else request.fingerprint
+        key = exact.answer_key(fingerprint)
+        raw = self._read(key)
+        answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
+        raw = self._read(exact.flight_key(fingerprint))
+        flight = Flight.model_validate_json(raw) if raw is not None else None
+        decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms)
+        if isinstance(decision, exact.Hit):
+            self._s._keeper.touch(self._p, key, self._now)
+            self._respond(exact.waiter_of(request), decision.record)
+        elif isinstance(decision, exact.Share):
+            self._s._keeper.touch(self._p, key, self._now)
+            self._sends.answer(decision.record, request.lane)
+        elif isinstance(decision, exact.Return):
+            self._sends.miss(decision.miss)
+        else:
+            self._join(fingerprint, decision)
+
+    def _cancel(self, lookup: Lookup) -> None:
+        """A follower has its own flight's waiters elsewhere: they hear of it through `answers`."""
+        request = lookup.request
+        if lookup.follow is not None:
+            self._sends.answer(failed(request, CANCELLED, self._now), request.lane)
+            return
+        waiter = exact.waiter_of(request)
+        self._sends.response(waiter.identity, error_line(waiter, CANCELLED, self._now))
+        self._sends.cost(error_event(waiter, CANCELLED, self._now), request.lane)
+
+    def _join(self, fingerprint: str, join: exact.Join) -> None:
+        key = exact.waiter_key(fingerprint, join.row.waiter.identity)
+        keys = self._waiting.setdefault(fingerprint, [])
+        if key not in keys:
+            keys.append(key)
+            self._changes[key] = join.row.model_dump_json(exclude_defaults=True).encode()
+        if join.start is not None and join.forward is not None:
+            self._changes[exact.flight_key(fingerprint)] = join.start.model_dump_json().encode()
+            self._sends.miss(join.forward)
+
+    def keep(self, record: AnswerRecord) -> None:
+        key, value = exact.answer_key(record.fingerprint), packets.answers.encode_one(record)
+        self._changes[key] = value
+        saved = record.answer.paid_pico if record.answer is not None else 0
+        for gone in self._s._keeper.insert(self._p, key, len(value), saved, self._now):
+            self._changes[gone] = None
+
+    def release(self, record: AnswerRecord) -> list[bytes]:
+        """Serves everyone who waits now; returns their rows' keys, to be forgotten once this is durable."""
+        served: list[bytes] = []
+        for key in list(self._waiting.get(record.fingerprint, ())):
+            raw = self._read(key)
+            if raw is None:
+                served.append(key)
+                continue
+            row = WaiterRow.model_validate_json(raw)
+            if record.request is not None and row.waiter.identity != record.owner and row.follow is None:
+                self._take_over(record, row)
+                continue  # keeps waiting, for a flight of its own
+            self._serve(row, record)
+            served.append(key)
+        return served
+
+    def _serve(self, row: WaiterRow, record: AnswerRecord) -> None:
+        if row.follow is None or row.request is None:
+            self._respond(row.waiter, record)
+            return
+        outcome = follower_outcome(record, Lookup(request=row.request, follow=row.follow), self._now)
+        if isinstance(outcome, Miss):
+            self._sends.miss(outcome)
+        else:
+            self._sends.answer(outcome, row.waiter.lane)
+
+    def _take_over(self, record: AnswerRecord, row: WaiterRow) -> None:
+        if record.request is None or record.fingerprint in self._taken_over:
+            return
+        self._taken_over.add(record.fingerprint)
+        flight, miss = exact.take_over(record.request, row.waiter, self._now, self._s._lease_ms)
+        self._changes[exact.flight_key(record.fingerprint)] = flight.model_dump_json().encode()
+        self._sends.miss(miss)
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._changes[key] = None
+            fingerprint = exact.fingerprint_of(key)
+            left = self._waiting.get(fingerprint)
+            if left is not None:
+                left[:] = [k for k in left if k != key]
+                if not left:
+                    del self._waiting[fingerprint]
+
+    def land(self, record: AnswerRecord) -> bool:
+        """Ends the flight where nobody waits any more; True where this record has nothing left to do."""
+        if record.fingerprint in self._waiting:
+            return record.request is not None  # an heir flies on
+        key = exact.flight_key(record.fingerprint)
+        if self._read(key) is not None:
+            self._changes[key] = None
+        return True
+
+    def _respond(self, waiter: Waiter, record: AnswerRecord) -> None:
+        line, cost = self._s._clerk.respond(waiter, record, self._now)
+        self._sends.response(waiter.identity, line)
+        if cost is not None:
+            self._sends.cost(cost, waiter.lane)
+
+    async def settle(self) -> None:
+        if self._changes:
+            # The rows are applied as the write begins, so the next event on the loop sees them.
+            await asyncio.gather(self._s._rows.write(self._p, self._changes), self._sends.settle())
+        else:
+            await self._sends.settle()
+
+
+R = TypeVar("R", bound=Record)
+
+
+def decode(codec: packets.PacketCodec[R], event: Delivered) -> list[R]:
+    """The members of a packet. Raises `DeadLetter` where it is none."""
+    try:
+        return codec.decode(event.value or b"")
+    except ValidationError as error:
+        raise DeadLetter(f"not a packet of {event.topic}: {error.error_count()} errors") from error

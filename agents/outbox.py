@@ -1,0 +1,105 @@
+"""Where a stage puts what it decided: the edges of the topology, each awaited before the source is released."""
+
+import asyncio
+import zlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..pipeline.fingerprint import partition_of
+from ..schemas.answers import AnswerRecord, VectorRecord
+from ..schemas.costs import CostEvent
+from ..schemas.packets import answers, calls, costs, lookups, misses, vectors
+from ..schemas.record import Lane, Record
+from ..schemas.requests import Call, Identity, Lookup, Miss
+from ..schemas.responses import ResponseLine
+from ..schemas.topics import Topics
+from .packer import WAIT_S, Append, Packer, settle
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Packers:
+    """One packer per internal topic."""
+
+    lookups: Packer[Lookup]
+    misses: dict[Lane, Packer[Miss]]
+    calls: dict[Lane, Packer[Call]]
+    answers: Packer[AnswerRecord]
+    vectors: Packer[VectorRecord]
+    costs: Packer[CostEvent]
+
+
+class Outbox:
+    """All edges of one worker. Partitions follow from fingerprint and scope, so every worker computes the same."""
+
+    def __init__(self, append: Append, topics: Topics, partitions: int) -> None:
+        self.append = append
+        self.topics = topics
+        self.partitions = partitions
+        self.packers = Packers(
+            lookups=Packer(append, topics.lookups, lookups),
+            misses={lane: Packer(append, topics.misses(lane), misses) for lane in Lane},
+            calls={lane: Packer(append, topics.calls(lane), calls) for lane in Lane},
+            answers=Packer(append, topics.answers, answers),
+            vectors=Packer(append, topics.vectors, vectors),
+            costs=Packer(append, topics.costs, costs),
+        )
+
+    def batch(self) -> "Sends":
+        return Sends(self)
+
+
+class Sends:
+    """What one event causes; `settle` returns when the broker has all of it."""
+
+    __slots__ = ("_box", "_futures")
+
+    def __init__(self, box: Outbox) -> None:
+        self._box = box
+        self._futures: list[asyncio.Future[int]] = []
+
+    def lookup(self, lookup: Lookup) -> "asyncio.Future[int]":
+        fingerprint = lookup.follow.fingerprint if lookup.follow else lookup.request.fingerprint
+        return self._put(self._box.packers.lookups, fingerprint, lookup, WAIT_S[lookup.request.lane])
+
+    def miss(self, miss: Miss) -> "asyncio.Future[int]":
+        lane = miss.request.lane
+        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane])
+
+    def call(self, call: Call) -> "asyncio.Future[int]":
+        lane = call.request.lane
+        return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane])
+
+    def answer(self, record: AnswerRecord, lane: Lane) -> "asyncio.Future[int]":
+        return self._put(self._box.packers.answers, record.fingerprint, record, WAIT_S[lane])
+
+    def vector(self, record: VectorRecord, lane: Lane) -> "asyncio.Future[int]":
+        return self._put(self._box.packers.vectors, record.scope, record, WAIT_S[lane])
+
+    def cost(self, event: CostEvent, lane: Lane) -> None:
+        # Rows need no order: one tenant's are spread, so that a big tenant does not wait for itself.
+        partition = zlib.crc32(event.event_id.encode()) % self._box.partitions
+        self._keep(self._box.packers.costs.put(partition, event, WAIT_S[lane]))
+
+    def response(self, identity: Identity, line: ResponseLine) -> None:
+        value = line.model_dump_json().encode()
+        self._futures.append(asyncio.ensure_future(self._box.append(self._box.topics.responses, identity.key, value)))
+
+    def _put(self, packer: Packer[R], digest: str, member: R, wait_s: float) -> "asyncio.Future[int]":
+        return self._keep(packer.put(partition_of(digest, self._box.partitions), member, wait_s))
+
+    def _keep(self, future: "asyncio.Future[int]") -> "asyncio.Future[int]":
+        self._futures.append(future)
+        return future
+
+    async def settle(self) -> None:
+        """Raises the first refusal of the broker, after all the others are decided."""
+        futures, self._futures = self._futures, []
+        await settle(futures)
+
+
+def shard_of(miss: Miss) -> str:
+    """Requests that may share by similarity meet on their scope's partition; the others spread by fingerprint."""
+    request = miss.request
+    return request.scope if request.shareable and not miss.skip_semantic else request.fingerprint

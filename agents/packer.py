@@ -1,0 +1,116 @@
+"""Gathers members of a partition into packets, within the time that the most urgent of them allows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+from ..schemas.packets import PacketCodec, join
+from ..schemas.record import Lane, Record
+
+R = TypeVar("R", bound=Record)
+
+WAIT_S: dict[Lane, float] = {Lane.EXPRESS: 0.002, Lane.STANDARD: 0.015, Lane.BATCH: 0.1}
+"""How long a member of a lane may wait for company at one hop while packets of its partition are flowing."""
+
+
+class Append(Protocol):
+    """Appends one record; returns its offset after the broker's acknowledgement."""
+
+    def __call__(self, topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> Awaitable[int]: ...
+
+
+class _Open:
+    """The packet of one partition that is being filled."""
+
+    __slots__ = ("done", "members", "size", "timer", "when")
+
+    def __init__(self, done: "asyncio.Future[int]") -> None:
+        self.members: list[bytes] = []
+        self.size = 0
+        self.done = done
+        self.when = float("inf")
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Packer(Generic[R]):
+    """One topic's packets.
+
+    The first member after a pause leaves at once; while packets flow, members wait up to their `wait_s` since the partition's last packet,
+    so that a quiet pipeline is quick and a busy one efficient.
+    """
+
+    def __init__(self, append: Append, topic: str, codec: PacketCodec[R], *, max_members: int = 256, max_bytes: int = 512 * 1024) -> None:
+        self._append = append
+        self._topic = topic
+        self._codec = codec
+        self._max_members = max_members
+        self._max_bytes = max_bytes
+        self._open: dict[int, _Open] = {}
+        self._last: dict[int, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def put(self, partition: int, member: R, wait_s: float) -> "asyncio.Future[int]":
+        """Adds a member; the future is done when the broker has acknowledged its packet. Shield it: members share it."""
+        loop = asyncio.get_running_loop()
+        data = self._codec.encode_one(member)
+        packet = self._open.get(partition)
+        if packet is not None and packet.size + len(data) > self._max_bytes:
+            self._flush(partition)
+            packet = None
+        if packet is None:
+            packet = self._open[partition] = _Open(loop.create_future())
+        packet.members.append(data)
+        packet.size += len(data)
+        if len(packet.members) >= self._max_members or packet.size >= self._max_bytes:
+            self._flush(partition)
+        else:
+            self._schedule(loop, partition, packet, wait_s)
+        return packet.done
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop, partition: int, packet: _Open, wait_s: float) -> None:
+        when = max(loop.time(), self._last.get(partition, 0.0) + wait_s)
+        if when >= packet.when:
+            return
+        if packet.timer is not None:
+            packet.timer.cancel()
+        packet.when = when
+        packet.timer = loop.call_at(when, self._flush, partition)
+
+    def _flush(self, partition: int) -> None:
+        packet = self._open.pop(partition, None)
+        if packet is None:
+            return
+        if packet.timer is not None:
+            packet.timer.cancel()
+        self._last[partition] = asyncio.get_running_loop().time()
+        task = asyncio.ensure_future(self._send(partition, packet))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, partition: int, packet: _Open) -> None:
+        try:
+            offset = await self._append(self._topic, None, join(packet.members), partition=partition)
+        except BaseException as error:
+            if not packet.done.done():
+                packet.done.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError("the worker is stopping"))
+                packet.done.exception()  # members that gave up waiting must not leave a warning behind
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not packet.done.done():
+                packet.done.set_result(offset)
+
+
+async def settle(futures: Iterable["asyncio.Future[int]"]) -> None:
+    """Waits until every packet is durable. Raises the first error; the others are still waited for."""
+    pending = {id(f): f for f in futures}
+    if not pending:
+        return
+    results = await asyncio.gather(*(asyncio.shield(f) for f in pending.values()), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+Now = Callable[[], int]
+"""UTC epoch milliseconds."""

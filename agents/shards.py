@@ -1,0 +1,179 @@
+"""The vector index of each owned partition: rebuilt from the `vectors` topic, asked by the semantic stage."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from pydantic import ValidationError
+
+from ..connectors.tail import Tail
+from ..pipeline import vectors
+from ..pipeline.errors import Unavailable
+from ..pipeline.ports import Neighbour, Point, VectorIndex, Vectors
+from ..schemas import packets
+from ..schemas.answers import VectorRecord
+from .exact import Keeper
+from .packer import Now
+from .pending import Pending
+
+log = structlog.get_logger(__name__)
+
+FLUSH_AT = 256
+
+
+class _Shard:
+    """One partition's index and what waits to be written to it."""
+
+    def __init__(self, index: VectorIndex) -> None:
+        self.index = index
+        self.known: set[str] = set()
+        self.add: list[Point] = []
+        self.drop: list[str] = []
+
+    def take(self) -> tuple[list[Point], list[str]]:
+        add, drop, self.add, self.drop = self.add, self.drop, [], []
+        return add, drop
+
+
+class Shards:
+    """Writes are gathered and applied before the next search of their shard; all index work happens in one thread."""
+
+    def __init__(self, make_index: Callable[[int], VectorIndex], tail: Tail, keeper: Keeper, now: Now) -> None:
+        """`tail` must have been made with this object's `apply`; see `Shards.create`."""
+        self._make_index = make_index
+        self._tail = tail
+        self._keeper = keeper
+        self._now = now
+        self._shards: dict[int, _Shard] = {}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
+
+    @classmethod
+    def create(cls, make_index: Callable[[int], VectorIndex], brokers: Sequence[str], topic: str, keeper: Keeper, now: Now) -> "Shards":
+        def apply(partition: int, _offset: int, value: bytes | None) -> None:
+            shards.apply(partition, value)
+
+        shards = cls(make_index, Tail(brokers, topic, apply), keeper, now)
+        return shards
+
+    async def start(self) -> None:
+        await self._tail.start()
+
+    async def assigned(self, partitions: Iterable[int]) -> None:
+        """Starts empty shards; they fill from the topic while requests already flow, with fewer hits until then."""
+        loop = asyncio.get_running_loop()
+        for partition in partitions:
+            try:
+                index = await loop.run_in_executor(self._pool, self._make_index, partition)
+            except Unavailable as error:
+                log.error("no vector index for this partition: its semantic tier is off", partition=partition, error=str(error))
+                continue
+            self._shards[partition] = _Shard(index)
+        self._tail.assign(dict.fromkeys(self._shards, 0))
+
+    async def revoked(self, partitions: Iterable[int]) -> None:
+        gone = [(p, self._shards.pop(p)) for p in partitions if p in self._shards]
+        self._tail.assign(dict.fromkeys(self._shards, 0))
+        for partition, shard in gone:
+            self._keeper.drop(partition)
+            await asyncio.get_running_loop().run_in_executor(self._pool, shard.index.close)
+
+    def apply(self, partition: int, value: bytes | None) -> None:
+        """Takes one packet of the topic."""
+        if value is None:
+            return
+        try:
+            records: list[VectorRecord] = packets.vectors.decode(value)
+        except ValidationError as error:
+            log.error("a packet of vectors can't be read; its prompts won't be found by similarity", error=str(error))
+            return
+        for record in records:
+            self._take(partition, record)
+
+    def _take(self, partition: int, record: VectorRecord) -> None:
+        shard = self._shards.get(partition)
+        if shard is None:
+            return
+        if record.revoked:
+            shard.known.discard(record.fingerprint)
+            shard.drop.append(record.fingerprint)
+            return
+        if record.expires_ms <= self._now() or record.fingerprint in shard.known:
+            return
+        try:
+            vector = vectors.unpack(record.vector)
+        except ValueError as error:
+            log.error("a stored vector can't be read", fingerprint=record.fingerprint, error=str(error))
+            return
+        point = Point(
+            record.fingerprint, vector, record.tenant, record.scope, record.text, created_ms=record.created_ms, expires_ms=record.expires_ms
+        )
+        self._add(partition, shard, point)
+
+    def sent(self, pendings: Sequence[Pending]) -> None:
+        """Leaders that are being answered: later misses may already wait for them."""
+        now = self._now()
+        for pending in pendings:
+            shard = self._shards.get(pending.partition)
+            request = pending.miss.request
+            if shard is None or pending.vector is None or request.fingerprint in shard.known:
+                continue
+            point = Point(
+                request.fingerprint,
+                pending.vector,
+                request.identity.tenant,
+                request.scope,
+                pending.text or "",
+                created_ms=now,
+                expires_ms=now + 1000 * request.cache_ttl_s,
+            )
+            self._add(pending.partition, shard, point)
+
+    def _add(self, partition: int, shard: _Shard, point: Point) -> None:
+        shard.known.add(point.id)
+        shard.add.append(point)
+        size = point.vector.nbytes + len(point.text) + 256
+        for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, 0, self._now()):
+            shard.known.discard(key.hex())
+            shard.drop.append(key.hex())
+        if len(shard.add) >= FLUSH_AT:
+            task = asyncio.ensure_future(self._flush(partition, shard))
+            task.add_done_callback(_tell)
+
+    async def _flush(self, partition: int, shard: _Shard) -> None:
+        add, drop = shard.take()
+        if add or drop:
+            await asyncio.get_running_loop().run_in_executor(self._pool, _write, shard.index, add, drop)
+
+    async def search(self, partition: int, tenant: str, scope: str, queries: Vectors, limit: int) -> list[list[Neighbour]]:
+        """Raises `Unavailable` where the partition has no index, or it can't be asked."""
+        shard = self._shards.get(partition)
+        if shard is None:
+            raise Unavailable(f"partition {partition} has no vector index")
+        add, drop = shard.take()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, _write_and_search, shard.index, add, drop, tenant, scope, queries, limit)
+
+    async def stop(self) -> None:
+        await self._tail.stop()
+        await self.revoked(list(self._shards))
+        self._pool.shutdown(wait=True)
+
+
+def _write(index: VectorIndex, add: Sequence[Point], drop: Sequence[str]) -> None:
+    if add:
+        index.upsert(add)
+    if drop:
+        index.delete(drop)
+
+
+def _write_and_search(
+    index: VectorIndex, add: Sequence[Point], drop: Sequence[str], tenant: str, scope: str, queries: Vectors, limit: int
+) -> list[list[Neighbour]]:
+    _write(index, add, drop)
+    return index.search(tenant, scope, queries, limit)
+
+
+def _tell(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("the vector index could not be written; some prompts won't be found by similarity", error=repr(error))

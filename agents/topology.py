@@ -1,0 +1,136 @@
+"""The flow, top to bottom: nine named Faust agents, their topics and channels.
+
+    batch jobs, gateway, CLI
+      -> requests             [any key]      ingest    validate, normalise, fingerprint; bad -> dead-letters + error response
+      -> lookups              [fingerprint]  exact     answers known -> responses; in flight -> wait (single flight)
+      -> misses.LANE          [scope shard]  embed     micro-batches
+                              (channel)      semantic  nearest answered prompt of the same scope -> follows its answer
+                              (channel)      coalesce  windowed DBSCAN: near-identical misses follow one leader
+                              (channel)      route     the cheapest capable model
+      -> calls.LANE           [fingerprint]  call      intent, limits, provider, completion
+      -> ledger               [same partition as its call]  the truth about money
+                                             respond   completions -> answers, vectors, costs
+      -> answers              [fingerprint]  exact     fills its table, releases everyone who waits -> responses
+      -> vectors              [scope shard]  semantic  fills its index
+      -> responses            [tenant, job, custom_id]
+    every stage -> costs                     sink      ClickHouse (a process of its own, agents/sink_worker.py)
+
+An edge is a topic where the key or the pace changes, else an in-memory channel: then the source is released after the next durable write.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..schemas.record import Lane
+from ..schemas.topics import Topics
+from .call_agent import CallAgent
+from .coalesce import CoalesceStage
+from .embed import EmbedStage
+from .exact import ExactStage
+from .ingest import IngestStage
+from .pending import Group, Pending
+from .respond import RespondStage
+from .route import RouteStage, guarded
+from .safe import DeadLetter, Delivered, SafeApp, consume, send_through
+from .semantic import SemanticStage
+
+Handle = Callable[[Delivered], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """One runner per stage; made by the worker, so that a test can give its own."""
+
+    ingest: IngestStage
+    exact: ExactStage
+    embed: EmbedStage
+    semantic: SemanticStage
+    coalesce: CoalesceStage
+    route: RouteStage
+    call: CallAgent
+    respond: RespondStage
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The in-memory edges."""
+
+    semantic: Any
+    coalesce: Any
+    route: Any
+
+
+def build_topology(
+    app: SafeApp, topics: Topics, stages: Stages, channels: Channels, request_topics: Sequence[str], limits: Mapping[str, int]
+) -> None:
+    """Binds every stage to its edge. `limits`: how many records of a stage may be in work at once."""
+
+    async def dead(event: Delivered, error: DeadLetter) -> None:
+        await app.append(topics.dead_letters, event.key, event.value or b"", headers=dead_letter_headers(event, error))
+
+    def agent(name: str, *names: str, handle: Handle) -> None:
+        async def run(stream: Any) -> None:
+            await consume(app, stream, handle, limit=limits[name.partition(".")[0]], name=name, on_dead=dead)
+
+        app.agent(app.topic(*names), name=name)(run)
+
+    def channel_agent(name: str, channel: Any, handle: Callable[[Any], Awaitable[None]]) -> None:
+        async def run(stream: Any) -> None:
+            async for item in stream:
+                await handle(item)
+
+        app.agent(channel, name=name)(run)
+
+    # RequestLine, one a record
+    agent("ingest", *request_topics, handle=stages.ingest.on_request)
+
+    # packets of Lookup; packets of AnswerRecord
+    async def exact(event: Delivered) -> None:
+        await (stages.exact.on_answers(event) if event.topic == topics.answers else stages.exact.on_lookups(event))
+
+    agent("exact", topics.lookups, topics.answers, handle=exact)
+
+    # packets of Miss; each lane has its own agent, so that a full batch lane never delays express
+    for lane in Lane:
+        agent(f"embed.{lane}", topics.misses(lane), handle=stages.embed.on_misses)
+
+    # list[Pending] with vectors
+    channel_agent("semantic", channels.semantic, stages.semantic.on_batch)
+
+    # list[Pending] that nothing known answers
+    channel_agent("coalesce", channels.coalesce, stages.coalesce.on_batch)
+
+    # list[Group]: leaders with their followers
+    async def route(groups: list[Group]) -> None:
+        await guarded(stages.route, groups)
+
+    channel_agent("route", channels.route, route)
+
+    # packets of Call
+    for lane in Lane:
+        agent(f"call.{lane}", topics.calls(lane), handle=stages.call.on_calls)
+
+    # packets of LedgerRecord
+    agent("respond", topics.ledger, handle=stages.respond.on_ledger)
+
+
+def to_channel(channel: Any) -> Callable[[Any], Awaitable[None]]:
+    """An edge within the process."""
+
+    async def send(item: list[Pending] | list[Group]) -> None:
+        await send_through(channel, item)
+
+    return send
+
+
+def dead_letter_headers(event: Delivered, error: DeadLetter) -> list[tuple[str, bytes]]:
+    """The original bytes stay the record's value; where it came from and why it is here go into headers."""
+    return [
+        *event.headers,
+        ("error.class", error.error_class.encode()),
+        ("error.message", str(error).encode()),
+        ("source.topic", event.topic.encode()),
+        ("source.partition", b"%d" % event.partition),
+        ("source.offset", b"%d" % event.offset),
+    ]

@@ -1,0 +1,137 @@
+"""Single flight, hits and followers, decided from rows."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_engine.pipeline.exact import (
+    Hit,
+    Join,
+    Return,
+    Share,
+    answer_key,
+    fingerprint_of,
+    flight_key,
+    look_up,
+    take_over,
+    waiter_key,
+    waiter_of,
+)
+from inference_engine.schemas.answers import AnswerRecord, Source
+from inference_engine.schemas.exact import Flight
+from inference_engine.schemas.requests import Follow, Lookup, Request
+
+from .support import NOW, answer, identity, request
+
+LEASE = 60_000
+
+
+def stored(owner: Request, *, ttl_s: int = 3600, at_ms: int = NOW) -> AnswerRecord:
+    return AnswerRecord(
+        fingerprint=owner.fingerprint,
+        flight=owner.flight,
+        owner=owner.identity,
+        answer=answer(),
+        source=Source(tier="provider", fingerprint=owner.fingerprint, flight=owner.flight),
+        cacheable=True,
+        created_ms=at_ms,
+        ttl_s=ttl_s,
+        scope=owner.scope,
+    )
+
+
+def flying(owner: Request, lease_ms: int = NOW + LEASE) -> Flight:
+    return Flight(flight=owner.flight, owner=owner.identity, lease_ms=lease_ms)
+
+
+def follow(source: Request, **more: object) -> Follow:
+    return Follow.model_validate({"fingerprint": source.fingerprint, "scope": source.scope, "kind": "semantic", "similarity": 0.97, **more})
+
+
+def test_the_first_to_ask_starts_a_flight() -> None:
+    asked = request()
+    decision = look_up(Lookup(request=asked), None, None, NOW, LEASE)
+    assert isinstance(decision, Join)
+    assert decision.start == flying(asked)
+    assert decision.forward is not None
+    assert decision.forward.request == asked
+
+
+def test_whoever_asks_meanwhile_waits() -> None:
+    decision = look_up(Lookup(request=request(who=identity("r2"))), None, flying(request()), NOW, LEASE)
+    assert isinstance(decision, Join)
+    assert (decision.start, decision.forward) == (None, None)
+    assert decision.row.waiter.identity == identity("r2")
+
+
+def test_a_redelivered_owner_sends_the_same_flight_again() -> None:
+    asked = request()
+    decision = look_up(Lookup(request=asked), None, flying(asked), NOW + 5, LEASE)
+    assert isinstance(decision, Join)
+    assert decision.forward is not None
+    assert decision.forward.request.flight == asked.flight
+
+
+def test_past_the_lease_anyone_sends_the_owners_flight_again() -> None:
+    asked = request(who=identity("r2"))
+    decision = look_up(Lookup(request=asked), None, flying(request(), lease_ms=NOW), NOW, LEASE)
+    assert isinstance(decision, Join)
+    assert decision.forward is not None
+    assert decision.forward.request.flight == request().flight
+    assert decision.forward.request.identity == identity()
+    assert decision.row.waiter.identity == identity("r2")
+
+
+def test_a_known_answer_is_a_hit_and_its_owner_is_recognised() -> None:
+    other = look_up(Lookup(request=request(who=identity("r2"))), stored(request()), None, NOW + 1, LEASE)
+    owner = look_up(Lookup(request=request()), stored(request()), None, NOW + 1, LEASE)
+    assert isinstance(other, Hit)
+    assert not other.redelivered
+    assert isinstance(owner, Hit)
+    assert owner.redelivered
+
+
+@given(ttl=st.integers(0, 100), own=st.integers(0, 100), age=st.integers(0, 100))
+def test_an_answer_is_served_up_to_the_shorter_time_to_live(ttl: int, own: int, age: int) -> None:
+    asked = request(who=identity("r2"), ttl_s=own)
+    decision = look_up(Lookup(request=asked), stored(request(), ttl_s=ttl), None, NOW + age * 1000, LEASE)
+    assert isinstance(decision, Hit) == (age <= min(ttl, own))
+
+
+def test_a_follower_takes_the_answer_under_its_own_fingerprint() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    decision = look_up(Lookup(request=asked, follow=follow(source)), stored(source), None, NOW + 10_000, LEASE)
+    assert isinstance(decision, Share)
+    assert (decision.record.fingerprint, decision.record.owner) == (asked.fingerprint, identity("r2"))
+    assert (decision.record.source.tier, decision.record.source.fingerprint) == ("semantic", source.fingerprint)
+    assert decision.record.ttl_s == 3590
+
+
+def test_a_follower_never_takes_an_answer_of_another_scope() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    decision = look_up(Lookup(request=asked, follow=follow(source, scope="ff" * 32)), stored(source), None, NOW, LEASE)
+    assert isinstance(decision, Return)
+
+
+def test_a_follower_waits_for_a_flight_and_returns_where_nothing_is_left() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    waits = look_up(Lookup(request=asked, follow=follow(source)), None, flying(source), NOW, LEASE)
+    assert isinstance(waits, Join)
+    assert waits.row.request == asked
+    gone = look_up(Lookup(request=asked, follow=follow(source)), None, None, NOW, LEASE)
+    assert isinstance(gone, Return)
+    assert gone.miss.skip_semantic
+
+
+def test_an_heir_flies_under_its_own_name_and_limits() -> None:
+    owner = request(max_cost_pico=5)
+    flight, miss = take_over(owner, waiter_of(request(who=identity("r2"), max_cost_pico=7)), NOW, LEASE)
+    assert flight.owner == miss.request.identity == identity("r2")
+    assert flight.flight == miss.request.flight != owner.flight
+    assert miss.request.max_cost_pico == 7
+
+
+def test_keys_of_rows_keep_the_fingerprint() -> None:
+    fingerprint = request().fingerprint
+    keys = [answer_key(fingerprint), flight_key(fingerprint), waiter_key(fingerprint, identity()), waiter_key(fingerprint, identity("r2"))]
+    assert len(set(keys)) == 4
+    assert {fingerprint_of(k) for k in keys} == {fingerprint}
