@@ -1,6 +1,7 @@
 """The catalogue of models: one frozen table, read from `models.toml`."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
@@ -18,7 +19,11 @@ class Prices:
     output: Decimal
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
     batch_factor: Decimal = Decimal("0.5")
+    """Price of a provider batch, relative to a plain call."""
+    flex_factor: Decimal | None = None
+    priority_factor: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,17 @@ class Model:
     supports_tools: bool = True
     supports_images: bool = False
     aliases: tuple[str, ...] = ()
+    supports_sampling: bool = True
+    """False where the provider refuses temperature and top_p other than the default."""
+    image_tokens: int | None = None
+    """The most input tokens that one image can cost; None: not known, so that images have no price cap."""
+    price_as: ProviderName | None = None
+    """Whose price table applies; None: the provider's own. Set where another provider stands in."""
+    why_disabled: str = ""
+
+    @property
+    def priced_as(self) -> ProviderName:
+        return self.price_as or self.provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +95,40 @@ class Catalogue:
             known = ", ".join(sorted(m.name for m in self.models if m.enabled))
             raise Rejected(f"unknown model {name!r}; models.toml has: {known}, or say 'auto'", code="unknown_model")
         if not model.enabled:
-            raise Rejected(f"model {model.name!r} is disabled in the settings", code="model_disabled")
+            why = model.why_disabled or "it is disabled in the settings"
+            raise Rejected(f"model {model.name!r} can't be used: {why}", code="model_disabled")
         return model
 
     def counterfactual(self, requested: str) -> Model:
-        """The model that the request would have been sent to without this engine."""
-        return self.get(self.default_premium if requested == "auto" else requested)
+        """The model that the request would have been sent to without this engine, for pricing: it may be disabled here.
+
+        Raises `Rejected` where the model is unknown.
+        """
+        name = self.default_premium if requested == "auto" else requested
+        return self._by_name.get(name) or self.get(name)
+
+    def simulated(self) -> "Catalogue":
+        """The same models, priced as they are, and every one served by the simulated provider."""
+        models = tuple(replace(m, provider="simulated", price_as=m.priced_as) for m in self.models)
+        return Catalogue(models, self.default_premium)
+
+    def for_providers(self, available: Iterable[ProviderName]) -> "Catalogue":
+        """What can be asked where only these providers are set up.
+
+        Only `simulated`: the `simulated()` catalogue. Otherwise models of other providers are disabled, and say why.
+        """
+        names = frozenset(available)
+        if names == {"simulated"}:
+            return self.simulated()
+        return Catalogue(tuple(m if m.provider in names else _without_provider(m) for m in self.models), self.default_premium)
+
+
+def _without_provider(model: Model) -> Model:
+    setting = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "vllm": "VLLM_BASE_URL", "cohere": "COHERE_API_KEY"}
+    need = setting.get(model.provider)
+    why = (
+        f"its provider {model.provider} is not set up; set {need}"
+        if need
+        else "the simulated provider serves only where no real one is set up"
+    )
+    return replace(model, enabled=False, why_disabled=model.why_disabled or why)
