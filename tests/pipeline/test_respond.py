@@ -1,0 +1,193 @@
+"""Answers, responses and cost rows: every dollar on one row, every saving with one cause."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_engine.pipeline.exact import shared, waiter_of
+from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.respond import Clerk, complete, failed, follower_outcome, usd
+from inference_engine.schemas.answers import AnswerRecord, ErrorInfo, Usage
+from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent
+from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
+
+from .support import NOW, answer, catalogue, identity, request
+
+
+class PerToken:
+    """Small costs 1 a token, big 10; reads from the provider's cache cost a tenth."""
+
+    def uncached(self, model: Model, usage: Usage, at_ms: int) -> int:
+        return (10 if model.name == "big" else 1) * (usage.input_tokens + usage.output_tokens)
+
+    def sync(self, model: Model, usage: Usage, at_ms: int) -> int:
+        return self.uncached(model, usage, at_ms) - (9 * usage.cache_read_tokens * (10 if model.name == "big" else 1)) // 10
+
+
+CLERK = Clerk(catalogue(), PerToken())
+
+
+def completion(asked: Request, *, paid: int = 80, number: int = 1, **more: object) -> Completion:
+    return Completion.model_validate(
+        {
+            "flight": asked.flight,
+            "attempt": f"a{number}",
+            "number": number,
+            "request": asked,
+            "answer": answer(paid_pico=paid),
+            "cap_pico": 500,
+            "attempts": number,
+            "spent_pico": paid,
+            "at_ms": NOW + 100,
+            **more,
+        }
+    )
+
+
+def made(asked: Request, **more: object) -> AnswerRecord:
+    record = CLERK.outcome(completion(asked, **more)).answer
+    assert record is not None
+    return record
+
+
+def test_a_completion_becomes_an_answer_and_the_row_that_was_paid() -> None:
+    outcome = CLERK.outcome(completion(request(user_id="u")))
+    assert outcome.answer is not None
+    assert outcome.answer.cacheable
+    assert outcome.cost is not None
+    assert (outcome.cost.kind, outcome.cost.base_cost_pico, outcome.cost.user_id, outcome.cost.latency_ms) == ("answer", 80, "u", 100)
+    assert outcome.cost.event_id == "a1"
+
+
+@given(st.integers(0, 2000), st.sampled_from(["auto", "big", "small"]), st.sampled_from(["provider", "exact", "semantic", "coalesced"]))
+def test_saved_is_counterfactual_minus_paid_whatever_the_cause(paid: int, model: str, tier: str) -> None:
+    account = CLERK.account(answer(paid_pico=paid), model, tier, NOW)
+    saved = account.exact + account.semantic + account.coalescing + account.routing + account.prefix + account.batch
+    assert saved == account.counterfactual - account.paid
+    assert account.paid == (paid if tier == "provider" else 0)
+
+
+def test_a_second_completion_of_a_flight_is_booked_and_not_answered() -> None:
+    outcome = CLERK.outcome(completion(request(), number=2), first=False)
+    assert outcome.answer is None
+    assert outcome.cost is not None
+    assert (outcome.cost.kind, outcome.cost.base_cost_pico) == ("duplicate", 80)
+
+
+def test_an_ambiguous_attempt_is_booked_at_its_cap_and_replaced_by_its_late_completion() -> None:
+    asked = request()
+    lost = Ambiguous(flight=asked.flight, attempt="a1", number=1, model="small", cap_pico=500, reason="timeout", request=asked, at_ms=NOW)
+    cost = CLERK.outcome(lost).cost
+    late = CLERK.outcome(completion(asked)).cost
+    assert cost is not None
+    assert late is not None
+    assert (cost.base_cost_pico, cost.ambiguous_cap_pico) == (0, 500)
+    assert cost.event_id == late.event_id
+    assert late.version > cost.version
+    assert late.ambiguous_cap_pico == 0
+
+
+def test_a_charged_attempt_costs_without_an_answer() -> None:
+    asked = request()
+    record = Charged(
+        flight=asked.flight,
+        attempt="a1",
+        number=1,
+        model="small",
+        paid_pico=7,
+        usage=Usage(input_tokens=3, output_tokens=4),
+        reason="unreadable",
+        request=asked,
+        at_ms=NOW,
+    )
+    outcome = CLERK.outcome(record)
+    assert outcome.answer is None
+    assert outcome.cost is not None
+    assert (outcome.cost.kind, outcome.cost.base_cost_pico, outcome.cost.tokens_input) == ("charged", 7, 3)
+
+
+def test_an_intent_says_nothing_to_anyone() -> None:
+    intent = Intent(flight="f", attempt="a1", number=1, model="small", cap_pico=1, epoch="e", at_ms=NOW, timeout_ms=1)
+    outcome = CLERK.outcome(intent)
+    assert (outcome.answer, outcome.vector, outcome.cost) == (None, None, None)
+
+
+def test_the_owner_pays_and_a_waiter_saves_all_of_it() -> None:
+    record = made(request())
+    line, cost = CLERK.respond(waiter_of(request()), record, NOW + 200)
+    assert cost is None
+    assert (line.engine.cost_usd, line.engine.cache.tier, line.engine.latency_ms) == (usd(80), "none", 200)
+    line, cost = CLERK.respond(waiter_of(request(who=identity("r2"))), record, NOW + 200)
+    assert cost is not None
+    assert (cost.base_cost_pico, cost.saved_exact_pico, cost.cache_tier) == (0, 1100, "exact")
+    assert (line.engine.cost_usd, line.engine.cache.tier, line.engine.savings.exact) == ("0", "exact", usd(1100))
+
+
+def test_a_shared_answer_says_whose_it_is_and_how_near() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=0.95)
+    record = shared(made(source), Lookup(request=asked, follow=follow), NOW + 150)
+    line, cost = CLERK.respond(waiter_of(asked), record, NOW + 200)
+    assert (line.engine.cache.tier, line.engine.cache.similarity, line.engine.cache.source_id) == ("coalesced", 0.95, source.fingerprint)
+    assert cost is not None
+    assert (cost.saved_coalescing_pico, cost.source_id) == (1100, source.fingerprint)
+
+
+def test_a_follower_of_a_failed_or_partial_answer_tries_on_its_own() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    lookup = Lookup(request=asked, follow=Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.9))
+    error = failed(source, ErrorInfo(code="unavailable", message="down"), NOW)
+    cut = made(source, answer=answer(finish="length"))
+    for record in (error, cut):
+        outcome = follower_outcome(record, lookup, NOW)
+        assert isinstance(outcome, Miss)
+        assert outcome.skip_semantic
+
+
+def test_a_failure_tells_everyone_and_is_never_kept() -> None:
+    asked = request()
+    record = CLERK.outcome(
+        Failure(flight=asked.flight, request=asked, error=ErrorInfo(code="exhausted", message="3 attempts"), attempts=3, at_ms=NOW)
+    )
+    assert record.answer is not None
+    assert not record.answer.cacheable
+    line, cost = CLERK.respond(waiter_of(request(who=identity("r2"))), record.answer, NOW)
+    assert line.error is not None
+    assert line.error.code == "exhausted"
+    assert cost is not None
+    assert cost.kind == "error"
+
+
+@pytest.mark.parametrize("code", ["over_budget", "cancelled", "deadline_passed"])
+def test_errors_that_are_the_owners_alone_leave_the_request_to_an_heir(code: str) -> None:
+    assert failed(request(), ErrorInfo(code=code, message="x"), NOW).request == request()
+
+
+@pytest.mark.parametrize("finish", ["length", "tool_calls", "content_filter", ""])
+def test_only_complete_answers_are_kept(finish: str) -> None:
+    assert not complete(answer(finish=finish))
+    assert complete(answer())
+    refusing = answer()
+    refusing.body["choices"][0]["message"]["refusal"] = "no"
+    assert not complete(refusing)
+
+
+def test_a_response_is_in_the_openai_batch_output_form() -> None:
+    line, _ = CLERK.respond(waiter_of(request()), made(request()), NOW)
+    data = orjson.loads(line.model_dump_json())
+    assert set(data) == {"id", "custom_id", "response", "error", "engine"}
+    assert data["response"]["status_code"] == 200
+    assert data["response"]["body"]["choices"][0]["message"]["content"] == "An animal."
+
+
+def test_redelivered_responses_are_recognised_by_their_id() -> None:
+    record, waiter = made(request()), waiter_of(request())
+    assert CLERK.respond(waiter, record, NOW)[0].id == CLERK.respond(waiter, record, NOW + 9)[0].id
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_dollars_are_exact(pico: int) -> None:
+    from decimal import Decimal
+
+    assert Decimal(usd(pico)) * 10**12 == pico
