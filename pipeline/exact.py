@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..schemas.answers import AnswerRecord, Source
 from ..schemas.exact import Flight, WaiterRow
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
+from .fingerprint import flight_id
 
 ANSWER, FLIGHT, WAITER = b"a", b"f", b"w"
 
@@ -134,4 +135,22 @@ def waiter_of(request: Request) -> Waiter:
         model=request.model,
         accepted_ms=request.accepted_ms,
         deadline_ms=request.deadline_ms,
+        max_cost_pico=request.max_cost_pico,
     )
+
+
+def take_over(request: Request, heir: Waiter, now_ms: int, lease_ms: int) -> tuple[Flight, Miss]:
+    """The flight of the next waiter, where the owner's own limits ended the first one."""
+    flight = flight_id(request.fingerprint, heir.identity.key)
+    mine = request.model_copy(
+        update={
+            "identity": heir.identity,
+            "flight": flight,
+            "dimensions": heir.dimensions,
+            "lane": heir.lane,
+            "accepted_ms": heir.accepted_ms,
+            "deadline_ms": heir.deadline_ms,
+            "max_cost_pico": heir.max_cost_pico,
+        }
+    )
+    return Flight(flight=flight, owner=heir.identity, lease_ms=now_ms + lease_ms), Miss(request=mine)

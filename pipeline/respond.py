@@ -16,6 +16,9 @@ from .fingerprint import digest
 from .models import Catalogue, Model
 from .text import last_user_text
 
+PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
+"""Errors that are the owner's alone: others who wait for the same answer go on without it."""
+
 Tier = Literal["provider", "exact", "semantic", "coalesced"]
 
 
@@ -231,6 +234,7 @@ def failed(request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0
         attempts=attempts,
         spent_pico=spent_pico,
         scope=request.scope,
+        request=request if error.code in PERSONAL else None,
     )
 
 
