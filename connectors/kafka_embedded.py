@@ -81,7 +81,8 @@ class EmbeddedKafka:
             chosen = port if port is not None else _free_port(_last_port(data_dir) if attempt == 0 else None)
             if port is not None and not _is_free(port):
                 raise ConfigError(
-                    f"port {port} on 127.0.0.1 is taken by another program; nothing was started. Choose another, or leave it out for any free one."
+                    f"port {port} on 127.0.0.1 is taken by another program; nothing was started. "
+                    "Choose another, or leave it out for any free one."
                 )
             started = self._launch(runtime, jars, data_dir, chosen)
             if started is not None:
@@ -129,7 +130,8 @@ class EmbeddedKafka:
         done = subprocess.run(command, capture_output=True, text=True, timeout=self.start_timeout_s, check=False)
         if done.returncode != 0:
             raise ConfigError(
-                f"Kafka's storage in {data_dir / 'logs'} could not be formatted; nothing was started. Its words:\n{(done.stdout + done.stderr)[-2000:]}"
+                f"Kafka's storage in {data_dir / 'logs'} could not be formatted; nothing was started. "
+                f"Its words:\n{(done.stdout + done.stderr)[-2000:]}"
             )
         write_atomically(data_dir / "formatted", "")
 
@@ -255,4 +257,5 @@ def _since(path: Path, offset: int) -> str:
 
 
 def _quoted(data_dir: Path) -> str:
-    return f"its data in {data_dir / 'logs'} is untouched. The end of its log:\n{tail(data_dir / 'server.log')}\n{tail(data_dir / 'console.log', lines=5)}"
+    ends = f"{tail(data_dir / 'server.log')}\n{tail(data_dir / 'console.log', lines=5)}"
+    return f"its data in {data_dir / 'logs'} is untouched. The end of its log:\n{ends}"
