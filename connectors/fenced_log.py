@@ -1,5 +1,7 @@
 """A Kafka topic to which only the owner of a partition can append.
 
+Its records are packets (see schemas/packets.py): the members that are committed together share them.
+
 Each partition has a transactional id of its own: whoever takes it (`acquire`) fences the previous owner at the broker, so
 that nothing which that one has not committed by then can ever become visible. Appends are committed in groups: what is
 queued while a transaction commits goes into the next one, since a commit costs the same for one record and for hundreds.
@@ -18,6 +20,7 @@ from typing import Protocol, TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ..pipeline.errors import Fenced, Stale, Unavailable
+from ..schemas.packets import join
 
 T = TypeVar("T")
 
@@ -25,7 +28,8 @@ _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.
 
 
 _GROUP = 1_000
-"""Records in one transaction at most: an aborted one takes all of them along."""
+"""Members in one transaction at most: an aborted one takes all of them along."""
+_PACKET_BYTES = 512 * 1024
 
 
 class FencedAppend(Protocol):
@@ -33,15 +37,14 @@ class FencedAppend(Protocol):
 
     async def acquire(self, partition: int) -> None: ...
 
-    async def append(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int: ...
+    async def append(self, partition: int, member: bytes, *, urgent: bool = False) -> int: ...
 
     async def release(self, partition: int) -> None: ...
 
 
 @dataclass(slots=True)
 class _Item:
-    key: bytes
-    value: bytes
+    member: bytes
     done: asyncio.Future[int]
     urgent: bool
 
@@ -104,8 +107,8 @@ class FencedLog:
         owned.task = asyncio.create_task(self._commit_groups(partition, owned), name=f"fenced-log-{partition}")
         self._owned[partition] = owned
 
-    async def append(self, partition: int, key: bytes, value: bytes, *, urgent: bool = False) -> int:
-        """The record's offset, once the transaction that holds it is committed.
+    async def append(self, partition: int, member: bytes, *, urgent: bool = False) -> int:
+        """The offset of the packet that holds `member`, once it is committed; -1 where a resend hid it.
 
         Raises `Fenced` (another owner took over) or `Stale` (not owned): it is not visible and never will be.
         Raises `Unavailable` where the transaction was aborted: it is not visible; append again.
@@ -115,7 +118,7 @@ class FencedLog:
             raise Stale(f"partition {partition} of {self._topic} is not owned here: nothing was written")
         if owned.lost is not None:
             raise owned.lost
-        item = _Item(key, value, asyncio.get_running_loop().create_future(), urgent)
+        item = _Item(member, asyncio.get_running_loop().create_future(), urgent)
         owned.queue.append(item)
         owned.wake.set()
         if urgent:
@@ -160,9 +163,11 @@ class FencedLog:
                 return
 
     async def _commit(self, partition: int, owned: _Owned, group: Sequence[_Item]) -> None:
-        records = [(item.key, item.value) for item in group]
+        packets = _pack([item.member for item in group])
         try:
-            offsets = await self._in_thread(partial(_transact, owned.producer, self._topic, partition, records))
+            offsets = await self._in_thread(
+                partial(_transact, owned.producer, self._topic, partition, [join(packet) for packet in packets])
+            )
         except _Aborted as aborted:
             _fail(group, Unavailable(f"an append to {self._topic} was aborted, nothing of it is visible: {aborted}"))
         except KafkaException as error:
@@ -170,7 +175,8 @@ class FencedLog:
             assert owned.lost is not None
             _fail(group, owned.lost)
         else:
-            for item, offset in zip(group, offsets, strict=True):
+            by_member = [offset for packet, offset in zip(packets, offsets, strict=True) for _ in packet]
+            for item, offset in zip(group, by_member, strict=True):
                 if not item.done.done():
                     item.done.set_result(offset)
 
@@ -196,7 +202,7 @@ class _Aborted(Exception):
     """The transaction was rolled back; the producer can begin another."""
 
 
-def _transact(producer: Producer, topic: str, partition: int, records: Sequence[tuple[bytes, bytes]]) -> list[int]:
+def _transact(producer: Producer, topic: str, partition: int, records: Sequence[bytes]) -> list[int]:
     """One transaction; offsets in the order of the records, -1 where a resend hid it. Blocking."""
     offsets = [-1] * len(records)
 
@@ -208,8 +214,8 @@ def _transact(producer: Producer, topic: str, partition: int, records: Sequence[
 
     producer.begin_transaction()
     try:
-        for index, (key, value) in enumerate(records):
-            producer.produce(topic, value, key, partition=partition, on_delivery=partial(delivered, index))
+        for index, value in enumerate(records):
+            producer.produce(topic, value, partition=partition, on_delivery=partial(delivered, index))
         _until_done(producer.commit_transaction)
     except (KafkaException, BufferError) as error:
         cause = error.args[0]
@@ -219,6 +225,19 @@ def _transact(producer: Producer, topic: str, partition: int, records: Sequence[
         raise _Aborted(str(error)) from error
     producer.poll(0)
     return [max(offset, -1) for offset in offsets]
+
+
+def _pack(members: Sequence[bytes]) -> list[list[bytes]]:
+    """In packets of up to half a megabyte: well below the broker's limit for a record."""
+    packets: list[list[bytes]] = []
+    room = 0
+    for member in members:
+        if not packets or len(member) > room:
+            packets.append([])
+            room = _PACKET_BYTES
+        packets[-1].append(member)
+        room -= len(member)
+    return packets
 
 
 def _until_done(step: Callable[[], None]) -> None:

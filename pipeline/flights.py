@@ -49,6 +49,7 @@ class Entry:
     at_ms: int
     timeout_ms: int = 0
     epoch: str = ""
+    model: str = ""
 
     @classmethod
     def of(cls, record: LedgerRecord) -> "Entry":
@@ -62,13 +63,26 @@ class Entry:
             pico = record.cap_pico if isinstance(record, Intent | Ambiguous) else 0
         state = _STATES[record.type]
         if isinstance(record, Intent):
-            return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms, record.timeout_ms, record.epoch)
+            return cls(
+                state,
+                record.flight,
+                record.attempt,
+                record.number,
+                pico,
+                record.at_ms,
+                record.timeout_ms,
+                record.epoch,
+                record.model,
+            )
         return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms)
 
     @classmethod
-    def parse(cls, raw: bytes) -> "Entry":
-        """Reads a record's bytes without validating its bodies: replay is bound by this. Raises `ValueError` or `KeyError`."""
-        fields: dict[str, Any] = orjson.loads(raw)
+    def parse(cls, raw: bytes) -> list["Entry"]:
+        """Reads a packet without validating bodies: replay is bound by this. Raises `ValueError`, `KeyError` or `TypeError`."""
+        return [cls._read(fields) for fields in orjson.loads(raw)]
+
+    @classmethod
+    def _read(cls, fields: dict[str, Any]) -> "Entry":
         kind: str = fields["type"]
         if kind == "failure":
             return cls(None, fields["flight"], "", 0, 0, fields["at_ms"])
@@ -87,6 +101,7 @@ class Entry:
             fields["at_ms"],
             fields.get("timeout_ms", 0),
             fields.get("epoch", ""),
+            fields.get("model", ""),
         )
 
 
@@ -100,10 +115,11 @@ class Attempt:
     at_ms: int = 0
     timeout_ms: int = 0
     epoch: str = ""
+    model: str = ""
 
     def learn(self, entry: Entry, state: State) -> None:
-        if entry.timeout_ms:
-            self.at_ms, self.timeout_ms, self.epoch = entry.at_ms, entry.timeout_ms, entry.epoch
+        if state is State.OPEN:
+            self.at_ms, self.timeout_ms, self.epoch, self.model = entry.at_ms, entry.timeout_ms, entry.epoch, entry.model
         if state > self.state:
             self.state, self.pico = state, entry.pico
         elif state == self.state:
@@ -117,7 +133,9 @@ class FlightRow:
 
     attempts: dict[str, Attempt] = field(default_factory=dict)
     completed: int | None = None
-    """Offset of the first completion: the one that answers. Later ones are duplicates that were paid too."""
+    """Offset of the first completion: the one that answers. Other attempts' completions are duplicates that were paid too."""
+    answer: str = ""
+    """The attempt that it completes."""
     failed: int | None = None
     """Offset of the last failure."""
     failed_ms: int = 0
@@ -133,8 +151,8 @@ class FlightRow:
         if attempt is None:
             attempt = self.attempts[entry.attempt] = Attempt(entry.number, State.OPEN, 0)
         attempt.learn(entry, entry.state)
-        if entry.state is State.COMPLETED and (self.completed is None or offset < self.completed):
-            self.completed = offset
+        if entry.state is State.COMPLETED and (self.completed is None or (offset, entry.attempt) < (self.completed, self.answer)):
+            self.completed, self.answer = offset, entry.attempt
 
     def sum(self, *states: State) -> int:
         return sum(a.pico for a in self.attempts.values() if a.state in states)
@@ -149,14 +167,14 @@ class FlightRow:
         return sum(a.state is not State.UNPAID for a in self.attempts.values())
 
     def pack(self) -> bytes:
-        attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch] for id_, a in self.attempts.items()]
-        return orjson.dumps([self.completed, self.failed, self.failed_ms, self.last_ms, attempts])
+        attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch, a.model] for id_, a in self.attempts.items()]
+        return orjson.dumps([self.completed, self.answer, self.failed, self.failed_ms, self.last_ms, attempts])
 
     @classmethod
     def unpack(cls, raw: bytes) -> "FlightRow":
-        completed, failed, failed_ms, last_ms, attempts = orjson.loads(raw)
+        completed, answer, failed, failed_ms, last_ms, attempts = orjson.loads(raw)
         rows = {a[0]: Attempt(a[1], State(a[2]), *a[3:]) for a in attempts}
-        return cls(rows, completed, failed, failed_ms, last_ms)
+        return cls(rows, completed, answer, failed, failed_ms, last_ms)
 
 
 class FlightIndex(Protocol):

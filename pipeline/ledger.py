@@ -59,6 +59,7 @@ class OpenAttempt:
 
     attempt: str
     number: int
+    model: str
     cap_pico: int
 
 
@@ -168,9 +169,9 @@ class Ledger:
         """Drops rows whose last record is older, `limit` looked at per call. Sums keep what they hold."""
         return self._index.expire(before_ms, limit)
 
-    def completed(self, flight: str) -> int | None:
-        """Offset of the completion that answers this flight."""
-        return self._row(flight).completed
+    def answers(self, flight: str, attempt: str) -> bool:
+        """Does this attempt's completion answer the flight? False: another one came first, and this one was paid in vain."""
+        return self._row(flight).answer == attempt
 
     def spent(self, flight: str) -> tuple[int, int]:
         """Attempts begun (unpaid ones too), and their certain cost in pico-dollars."""
@@ -193,7 +194,7 @@ class Ledger:
             until = max(self._answerable_until(a, owner) for a in unfinished.values())
             if now_ms < until:
                 return WaitUntil(until)
-            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.pico) for id_, a in unfinished.items()))
+            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.model, a.pico) for id_, a in unfinished.items()))
         allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
         if row.possibly_paid >= allowed:
             return Exhausted(row.possibly_paid)

@@ -1,0 +1,201 @@
+"""One attempt of a call: from the committed intent to the durable outcome."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from ..connectors.crash_points import crash_at
+from ..pipeline.call import Tried, after
+from ..pipeline.errors import Ambiguous as AmbiguousError
+from ..pipeline.errors import Charged as ChargedError
+from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
+from ..pipeline.ledger import OnAmbiguous
+from ..pipeline.models import Catalogue, Model
+from ..pipeline.ports import Provider, ProviderReply
+from ..schemas import packets
+from ..schemas.answers import Answer, Usage
+from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
+from ..schemas.record import JsonObject, Lane
+from ..schemas.requests import Call, Request
+from .ledger import LedgerStage, OwnedLedger, Sleep
+from .limits import Limits, Permit
+from .packer import WAIT_S, Now
+
+log = structlog.get_logger(__name__)
+
+IsCurrent = Callable[[], bool]
+Cap = Callable[[Model, JsonObject], int]
+"""The most that a call can cost now, in pico-dollars. Raises `Unpriced`."""
+Price = Callable[[Model, Usage, str, int], int]
+"""(model, usage, service tier, sent at ms) -> pico-dollars. Raises `Unpriced`."""
+Reemit = Callable[[Completion | Failure], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """Times in seconds."""
+
+    max_attempts: int = 3
+    call_timeout_s: float = 120.0
+    intent_slack_s: float = 15.0
+    """An intent that took longer to commit is not sent any more: its answer could come after its time."""
+    give_up_s: float = 600.0
+    """So long a request is tried again while its attempts cost nothing."""
+    max_record_bytes: int = 900_000
+    """A completion above this can't be written to the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallParts:
+    """What the stage works with."""
+
+    catalogue: Catalogue
+    providers: Mapping[str, Provider]
+    ledger: LedgerStage
+    limits: Limits
+    cap: Cap
+    price: Price
+    reemit: Reemit
+    """Answers again from a record of the ledger; returns when that is durable."""
+    cancelled: Callable[[Request], bool]
+    on_ambiguous: Callable[[str], OnAmbiguous]
+    """By tenant."""
+    now: Now
+    sleep: Sleep
+    random: Callable[[], float]
+    settings: CallSettings = field(default_factory=CallSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """From the committed intent to the durable outcome. Runs to its end even if the partition is lost meanwhile."""
+
+    p: CallParts
+    owned: OwnedLedger
+    call: Call
+    lane: Lane
+    is_current: IsCurrent
+    model: Model
+    intent: Intent
+    permit: Permit
+
+    async def run(self) -> Tried:
+        try:
+            return await self._send()
+        finally:
+            self.permit.release()
+
+    async def _send(self) -> Tried:
+        intent, settings = self.intent, self.p.settings
+        # No await between this check and the send: a worker that stood still finds out here that its time is over.
+        late_ms = self.p.now() - intent.at_ms
+        if self.owned.lost is not None or not self.is_current() or not 0 <= late_ms <= settings.intent_slack_s * 1000:
+            return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
+        try:
+            async with asyncio.timeout(settings.call_timeout_s + 1):
+                reply = await self.p.providers[self.model.provider].complete(
+                    self.model,
+                    self.call.request.body,
+                    timeout=settings.call_timeout_s,
+                    metadata={"flight": intent.flight, "attempt": intent.attempt},
+                )
+        except (Rejected, Unavailable) as error:
+            return await self._unpaid(error)
+        except ChargedError as error:
+            return await self._charged(error, error.usage, intent.at_ms)
+        except AmbiguousError as error:
+            return await self._ambiguous(error)
+        except TimeoutError:
+            return await self._ambiguous(AmbiguousError(f"no answer within {settings.call_timeout_s:.0f} s"))
+        except Exception as error:
+            log.exception("a provider raised what its port does not allow", provider=self.model.provider)
+            return await self._ambiguous(AmbiguousError(f"the provider's client failed: {error!r}"))
+        crash_at("after_send")
+        return await self._completed(reply)
+
+    async def _completed(self, reply: ProviderReply) -> Tried:
+        intent, request = self.intent, self.call.request
+        self.permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
+        try:
+            paid = self.p.price(self.model, reply.usage, reply.service_tier, intent.at_ms)
+        except Unpriced as error:
+            # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
+            await self._ambiguous(AmbiguousError(str(error)))
+            return Tried("give_up", error)
+        attempts, spent = self.owned.ledger.spent(intent.flight)
+        record = Completion(
+            flight=intent.flight,
+            attempt=intent.attempt,
+            number=intent.number,
+            purpose=intent.purpose,
+            request=request,
+            answer=Answer(
+                body=reply.body,
+                model_used=self.model.name,
+                usage=reply.usage,
+                paid_pico=paid,
+                finish_reason=reply.finish_reason,
+                request_id=reply.request_id,
+            ),
+            cap_pico=intent.cap_pico,
+            group=self.call.group,
+            embedding=self.call.embedding,
+            attempts=max(attempts, 1),
+            spent_pico=spent + paid,
+            at_ms=self.p.now(),
+        )
+        if len(packets.ledger.encode_one(record)) > self.p.settings.max_record_bytes:
+            too_large = ChargedError("the answer is larger than a record of the ledger can be", usage=reply.usage, code="answer_too_large")
+            await self._charged(too_large, reply.usage, intent.at_ms)
+            return Tried("give_up", too_large)
+        await self._book(record)
+        crash_at("after_completion")
+        return Tried("done")
+
+    async def _charged(self, error: EngineError, usage: Usage, at_ms: int) -> Tried:
+        try:
+            paid = self.p.price(self.model, usage, "standard", at_ms)
+        except Unpriced as unpriced:
+            await self._ambiguous(AmbiguousError(f"{error}; {unpriced}"))
+            return Tried("give_up", unpriced)
+        await self._book(
+            Charged(
+                flight=self.intent.flight,
+                attempt=self.intent.attempt,
+                number=self.intent.number,
+                model=self.model.name,
+                paid_pico=paid,
+                usage=usage,
+                reason=str(error),
+                request=self.call.request,
+                at_ms=self.p.now(),
+            )
+        )
+        return after(error)
+
+    async def _ambiguous(self, error: AmbiguousError) -> Tried:
+        await self._book(
+            Ambiguous(
+                flight=self.intent.flight,
+                attempt=self.intent.attempt,
+                number=self.intent.number,
+                model=self.model.name,
+                cap_pico=self.intent.cap_pico,
+                reason=str(error),
+                request=self.call.request,
+                at_ms=self.p.now(),
+            )
+        )
+        return after(error)
+
+    async def _unpaid(self, error: EngineError) -> Tried:
+        self.permit.used_tokens = 0
+        await self._book(
+            Unpaid(flight=self.intent.flight, attempt=self.intent.attempt, number=self.intent.number, reason=str(error), at_ms=self.p.now())
+        )
+        return after(error)
+
+    async def _book(self, record: LedgerRecord) -> None:
+        await self.p.ledger.book(self.owned.partition, record, WAIT_S[self.lane])

@@ -1,0 +1,309 @@
+"""Runs the call stage: pays for an answer at most as often as the ledger allows, and writes down what it cost.
+
+    decide -> permit -> decide again -> INTENT (fenced, committed) -> send -> COMPLETION (durable) -> return
+
+Everything that can be lost by a crash is lost on the safe side: before the intent nothing was sent; after it the attempt is
+open, and whoever owns the partition next waits for it, books it at its cap and only then pays again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from ..connectors.crash_points import crash_at
+from ..pipeline.call import Tried, backoff_s, estimate_tokens
+from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
+from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
+from ..pipeline.models import Model
+from ..schemas.answers import ErrorInfo
+from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord
+from ..schemas.record import Lane
+from ..schemas.requests import Call, Request
+from .attempt import Attempt, CallParts, IsCurrent
+from .ledger import UNKNOWN, OwnedLedger
+from .limits import Permit
+from .packer import WAIT_S
+
+log = structlog.get_logger(__name__)
+
+
+class CallStage:
+    """Pays for the calls of the ledger partitions that this worker owns."""
+
+    def __init__(self, parts: CallParts) -> None:
+        self.parts = parts
+        self._paying: set[asyncio.Task[Tried]] = set()
+
+    async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
+        """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more:
+        the call must stay unacknowledged. `is_current`: is the event that brought the call still ours?"""
+        owned = await self.parts.ledger.owned(partition)
+        async with owned.one_at_a_time(call.request.flight):
+            await _Payment(self.parts, owned, call, lane, is_current, self._detached).settle()
+        crash_at("before_ack")
+
+    async def drain(self, grace_s: float) -> int:
+        """Waits for the calls under way to write what they cost; returns how many were cut short and stay open."""
+        if not self._paying:
+            return 0
+        _, late = await asyncio.wait(self._paying, timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return len(late)
+
+    async def _detached(self, work: Awaitable[Tried]) -> Tried:
+        # A call that is sent is paid: losing the partition, or a stopping worker, must not lose its answer.
+        task = asyncio.ensure_future(work)
+        self._paying.add(task)
+        task.add_done_callback(self._paying.discard)
+        return await asyncio.shield(task)
+
+
+class _Payment:
+    """One call on its way to its outcome."""
+
+    def __init__(
+        self,
+        parts: CallParts,
+        owned: OwnedLedger,
+        call: Call,
+        lane: Lane,
+        is_current: IsCurrent,
+        detached: Callable[[Awaitable[Tried]], Awaitable[Tried]],
+    ) -> None:
+        self._p = parts
+        self._owned = owned
+        self._call = call
+        self._request = call.request
+        self._lane = lane
+        self._is_current = is_current
+        self._detached = detached
+        self._since_ms = parts.now()
+        self._model_index = 0
+        self._tries = 0
+        self._error: EngineError | None = None
+
+    async def settle(self) -> None:
+        while True:
+            self._check()
+            candidate = self._candidate()
+            if await self._follow(self._decide(candidate), candidate):
+                return
+
+    async def _follow(self, decision: Decision, candidate: tuple[Model, int] | None) -> bool:
+        """Does what the ledger says. True: the outcome is durable."""
+        match decision:
+            case Completed(offset) | Failed(offset):
+                return await self._answer_again(offset)
+            case WaitUntil(until_ms):
+                wait_s = max(0, until_ms - self._p.now()) / 1000
+                await self._owned.news(self._request.flight, wait_s, self._p.sleep)
+            case BookAmbiguous(attempts):
+                for a in attempts:
+                    reason = "the worker that sent it stopped before it wrote an outcome"
+                    await self._book(
+                        Ambiguous(
+                            flight=self._request.flight,
+                            attempt=a.attempt,
+                            number=a.number,
+                            model=a.model,
+                            cap_pico=a.cap_pico,
+                            reason=reason,
+                            request=self._request,
+                            at_ms=self._p.now(),
+                        )
+                    )
+            case Exhausted(attempts=n):
+                return await self._fail(self._exhausted(n))
+            case OverCap(spent):
+                self._next_model(_over_cap(self._request, spent))
+            case Pay():
+                stop = self._stop(candidate)
+                if stop is not None:
+                    return await self._fail(stop)
+                assert candidate is not None
+                return await self._pay(*candidate)
+        return False
+
+    # --- what may be done --------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        self._owned.check()
+        if not self._is_current():
+            raise Stale(f"the call of {self._request.identity.custom_id} belongs to another worker by now: it is not paid here")
+
+    def _decide(self, candidate: tuple[Model, int] | None) -> Decision:
+        policy = Policy(
+            self._p.settings.max_attempts,
+            self._p.on_ambiguous(self._request.identity.tenant),
+            self._request.max_cost_pico if candidate else None,
+        )
+        return self._owned.ledger.decide(
+            self._request.flight,
+            now_ms=self._p.now(),
+            owner=self._owned.owner,
+            policy=policy,
+            cap_pico=candidate[1] if candidate else 0,
+            asked_ms=self._request.accepted_ms,
+        )
+
+    def _candidate(self) -> tuple[Model, int] | None:
+        """The model to try next and the most that it can cost; None where none is left."""
+        while self._model_index < len(self._call.route.models):
+            try:
+                model = self._p.catalogue.get(self._call.route.models[self._model_index])
+                if model.provider not in self._p.providers:
+                    raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
+                return model, self._p.cap(model, self._request.body)
+            except (Rejected, Unpriced) as error:
+                self._next_model(error)
+        return None
+
+    def _next_model(self, error: EngineError) -> None:
+        self._error = error
+        self._model_index += 1
+        self._tries = 0
+
+    def _stop(self, candidate: tuple[Model, int] | None) -> ErrorInfo | None:
+        now = self._p.now()
+        if self._p.cancelled(self._request):
+            return ErrorInfo(
+                code="cancelled", message="the job was cancelled before this request was paid; submit it again to have it answered"
+            )
+        deadline = self._request.deadline_ms
+        if deadline is not None and now >= deadline:
+            return ErrorInfo(
+                code="deadline_passed", message="the deadline passed before an answer was paid for; ask again with a later one"
+            )
+        if candidate is None:
+            error = self._error or Rejected("its route names no model", code="no_model")
+            return ErrorInfo(code=error.code, message=str(error))
+        if self._error is not None and now - self._since_ms > self._p.settings.give_up_s * 1000:
+            message = f"no answer in {self._p.settings.give_up_s:.0f} s: {self._error}; what it cost is in the ledger; ask again later"
+            return ErrorInfo(code="provider_unavailable", message=message)
+        return None
+
+    def _exhausted(self, attempts: int) -> ErrorInfo:
+        last = f"; the last one: {self._error}" if self._error is not None else ""
+        return ErrorInfo(
+            code="attempts_exhausted",
+            message=f"{attempts} attempts were paid for, or may have been, and gave no answer{last}; "
+            "they are in the costs; to pay for more, ask under another job or custom_id",
+        )
+
+    # --- one attempt -------------------------------------------------------------------------------------------------
+
+    async def _pay(self, model: Model, cap_pico: int) -> bool:
+        permit = await self._permit(model)
+        if permit is None:
+            return False
+        try:
+            intent = await self._intend(model, cap_pico)
+        except BaseException:
+            permit.release()
+            raise
+        if intent is None:
+            permit.release()
+            return False
+        attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit)
+        return await self._after(model, await self._detached(attempt.run()))
+
+    async def _permit(self, model: Model) -> Permit | None:
+        """None where the deadline passed while waiting."""
+        deadline = self._request.deadline_ms
+        timeout = None if deadline is None else max(0, deadline - self._p.now()) / 1000
+        tokens = estimate_tokens(model, self._request.body)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens)
+        except TimeoutError:
+            return None
+
+    async def _intend(self, model: Model, cap_pico: int) -> Intent | None:
+        """None where nothing may be sent now: decide again."""
+        # The wait for the permit was long, perhaps: everything is asked once more.
+        self._check()
+        decision = self._decide((model, cap_pico))
+        if not isinstance(decision, Pay) or self._stop((model, cap_pico)) is not None:
+            return None
+        settings, number = self._p.settings, decision.number
+        flight, epoch = self._request.flight, self._owned.owner.epoch
+        intent = Intent(
+            flight=flight,
+            attempt=f"{flight[:24]}-{number}-{epoch}",
+            number=number,
+            model=model.name,
+            cap_pico=cap_pico,
+            epoch=epoch,
+            at_ms=self._p.now(),
+            timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
+        )
+        crash_at("before_intent")
+        try:
+            await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        except Unavailable as error:
+            log.warning("an intent was rolled back, nothing was sent", flight=flight, reason=str(error))
+            await self._rest(None)
+            return None
+        crash_at("after_intent")
+        return intent
+
+    async def _after(self, model: Model, tried: Tried) -> bool:
+        if tried.next == "done":
+            return True
+        self._error = tried.error
+        if tried.next == "give_up":
+            error = tried.error or Rejected("the provider refused the request")
+            return await self._fail(ErrorInfo(code=error.code, message=str(error)))
+        if tried.next == "next_model":
+            self._next_model(tried.error or Rejected("the model can't serve the request"))
+            return False
+        if tried.retry_after_s is not None:
+            self._p.limits.pause(model, tried.retry_after_s)
+        await self._rest(tried.retry_after_s)
+        return False
+
+    async def _rest(self, retry_after_s: float | None) -> None:
+        # A named time is waited for by the model's pace; calls that were told the same don't all come back at once.
+        if retry_after_s is None:
+            await self._p.sleep(backoff_s(self._tries, self._p.random))
+        self._tries += 1
+
+    # --- outcomes ----------------------------------------------------------------------------------------------------
+
+    async def _answer_again(self, offset: int) -> bool:
+        if offset == UNKNOWN:
+            await self._owned.news(self._request.flight, 1.0, self._p.sleep)
+            return False
+        try:
+            record = await self._p.ledger.fetch(self._owned.partition, offset, self._request.flight)
+        except Unavailable as error:
+            log.warning("a paid answer can't be read back yet", flight=self._request.flight, reason=str(error))
+            await self._rest(None)
+            return False
+        except Rejected as error:
+            return await self._fail(ErrorInfo(code=error.code, message=str(error)))
+        await self._p.reemit(record)
+        return True
+
+    async def _fail(self, error: ErrorInfo) -> bool:
+        attempts, spent = self._owned.ledger.spent(self._request.flight)
+        await self._book(
+            Failure(
+                flight=self._request.flight, request=self._request, error=error, attempts=attempts, spent_pico=spent, at_ms=self._p.now()
+            )
+        )
+        return True
+
+    async def _book(self, record: LedgerRecord) -> None:
+        await self._p.ledger.book(self._owned.partition, record, WAIT_S[self._lane])
+
+
+def _over_cap(request: Request, spent_pico: int) -> EngineError:
+    return EngineError(
+        f"another attempt could cost more than is left of max_cost_usd ({(request.max_cost_pico or 0) / 1e12:g}, "
+        f"spent or possibly spent {spent_pico / 1e12:g}); nothing more is paid; raise it to go on",
+        code="over_budget",
+    )

@@ -1,0 +1,293 @@
+"""Runs the ledger: owns its partitions, replays them, writes intents behind the fence and outcomes past it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from ..connectors.fenced_log import FencedAppend
+from ..connectors.ledger_log import LedgerReader
+from ..pipeline.errors import Stale, Unavailable
+from ..pipeline.flights import Entry, FlightIndex
+from ..pipeline.ledger import Ledger, Owner, Totals
+from ..schemas import packets
+from ..schemas.ledger import Completion, Failure, Intent, LedgerRecord
+from .packer import Append, Now, Packer
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN = 2**62
+"""Offset of a record that is durable, but where is not known until it is read back: larger than any real one."""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """How often the ledger is saved, and how long it remembers."""
+
+    horizon_ms: int = 7 * 24 * 3600 * 1000
+    """A completed flight is not paid again for so long: `dedupe_horizon`. The topic's retention must be longer."""
+    checkpoint_rows: int = 500
+    checkpoint_ms: int = 5_000
+    retry_s: float = 1.0
+    """Between tries to reach the broker."""
+
+
+@dataclass(slots=True, eq=False)
+class OwnedLedger:
+    """One partition of the ledger, while this worker owns it."""
+
+    partition: int
+    ledger: Ledger
+    index: FlightIndex
+    owner: Owner
+    saved_ms: int
+    lost: Stale | None = None
+    _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
+    _news: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises `Stale` where the partition is not ours any more."""
+        if self.lost is not None:
+            raise self.lost
+
+    @asynccontextmanager
+    async def one_at_a_time(self, flight: str) -> AsyncIterator[None]:
+        """Calls of one flight follow each other: the second one finds what the first one paid for."""
+        lock, users = self._locks.get(flight) or (asyncio.Lock(), 0)
+        self._locks[flight] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[flight]
+            if users == 1:
+                del self._locks[flight]
+            else:
+                self._locks[flight] = lock, users - 1
+
+    async def news(self, flight: str, wait_s: float, sleep: Sleep) -> None:
+        """Returns when a record of the flight was seen, the partition is lost, or the time has passed."""
+        event = self._news.setdefault(flight, asyncio.Event())
+        tasks = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(sleep(wait_s))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._news.pop(flight, None)
+
+    def tell(self, flight: str) -> None:
+        event = self._news.get(flight)
+        if event is not None:
+            event.set()
+
+    def lose(self, why: Stale) -> None:
+        self.lost = self.lost or why
+        for event in self._news.values():
+            event.set()
+
+
+class LedgerStage:
+    """All ledger partitions of one worker. The ledger has as many partitions as `calls`, and they are owned together."""
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        fenced: FencedAppend,
+        reader: LedgerReader,
+        append: Append,
+        index: Callable[[int], FlightIndex],
+        now: Now,
+        sleep: Sleep,
+        new_epoch: Callable[[], str],
+        settings: LedgerSettings = LedgerSettings(),
+    ) -> None:
+        """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition."""
+        self._topic = topic
+        self._fenced = fenced
+        self._reader = reader
+        self._packer: Packer[LedgerRecord] = Packer(append, topic, packets.ledger)
+        self._index = index
+        self._now, self._sleep, self._new_epoch = now, sleep, new_epoch
+        self._settings = settings
+        self._owned: dict[int, OwnedLedger] = {}
+        self._wanted: set[int] = set()
+        self._fencing: dict[int, asyncio.Task[OwnedLedger | None]] = {}
+        self._ready: dict[int, asyncio.Event] = {}
+
+    # --- ownership ---------------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: Iterable[int]) -> None:
+        """Fences the previous owners, then reads their ledger to the end: only after that may anything be paid."""
+        await asyncio.gather(*(self._take(p) for p in set(partitions) - self._wanted))
+
+    async def _take(self, partition: int) -> None:
+        self._wanted.add(partition)
+        # A task of its own: were taking the fence cut short, its thread would still fence whoever comes after us.
+        fencing = self._fencing[partition] = asyncio.create_task(self._fence(partition))
+        fencing.add_done_callback(lambda _: self._fencing.pop(partition, None))
+        owned = await asyncio.shield(fencing)
+        if owned is None:
+            return
+        await self._replay(owned)
+        if owned.lost is None:
+            self._save(owned)
+            self._ready_event(partition).set()
+
+    async def _fence(self, partition: int) -> OwnedLedger | None:
+        while partition in self._wanted:
+            try:
+                await self._fenced.acquire(partition)
+            except Unavailable as error:
+                log.warning("the ledger can't be taken yet", partition=partition, reason=str(error))
+                await self._sleep(self._settings.retry_s)
+                continue
+            index = self._index(partition)
+            now = self._now()
+            owned = OwnedLedger(partition, Ledger(index), index, Owner(self._new_epoch(), now), now)
+            self._owned[partition] = owned
+            return owned
+        return None
+
+    async def _replay(self, owned: OwnedLedger) -> None:
+        while owned.lost is None:
+            try:
+                if owned.ledger.next_offset > await self._reader.end(owned.partition):
+                    log.warning("the ledger's checkpoint is of another topic; it is rebuilt", partition=owned.partition)
+                    owned.ledger.restart()
+                async for offset, value in self._reader.replay(owned.partition, owned.ledger.next_offset):
+                    if owned.lost is not None:
+                        return
+                    self._learn_packet(owned, offset, value)
+                    if owned.ledger.unsaved >= 10 * self._settings.checkpoint_rows:
+                        owned.ledger.checkpoint()
+                return
+            except Unavailable as error:
+                log.warning("the ledger can't be read yet", partition=owned.partition, reason=str(error))
+                await self._sleep(self._settings.retry_s)
+
+    def _learn_packet(self, owned: OwnedLedger, offset: int, value: bytes) -> None:
+        try:
+            entries = Entry.parse(value)
+        except (ValueError, KeyError, TypeError) as error:
+            # Intents are written by owners only, so this is no intent, and nothing can have been paid for it.
+            log.error(
+                "a record of the ledger can't be read and is passed over", partition=owned.partition, offset=offset, reason=repr(error)
+            )
+            entries = []
+        for entry in entries:
+            owned.ledger.apply(entry, offset)
+        owned.ledger.advance(offset)
+
+    async def revoked(self, partitions: Iterable[int]) -> None:
+        """Stops paying; calls under way still write what they cost."""
+        await asyncio.gather(*(self._drop(p) for p in set(partitions) & self._wanted))
+
+    async def _drop(self, partition: int) -> None:
+        self._wanted.discard(partition)
+        fencing = self._fencing.get(partition)
+        if fencing is not None:
+            await asyncio.wait([fencing])
+        owned = self._owned.pop(partition, None)
+        # Whoever waits for the partition learns that it is gone.
+        event = self._ready.pop(partition, None)
+        if event is not None:
+            event.set()
+        if owned is None:
+            return
+        owned.lose(Stale(f"partition {partition} of {self._topic} was given up: nothing more is paid for it here"))
+        await self._fenced.release(partition)
+        owned.ledger.checkpoint()
+        owned.index.close()
+
+    async def owned(self, partition: int) -> OwnedLedger:
+        """The partition, when it is ready to be paid from. Raises `Stale`."""
+        await self._ready_event(partition).wait()
+        owned = self._owned.get(partition)
+        if owned is None:
+            raise Stale(f"partition {partition} of {self._topic} is not owned here: nothing is paid for it")
+        owned.check()
+        return owned
+
+    def _ready_event(self, partition: int) -> asyncio.Event:
+        return self._ready.setdefault(partition, asyncio.Event())
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        return frozenset(self._owned)
+
+    def totals(self) -> dict[int, Totals]:
+        return {partition: owned.ledger.totals for partition, owned in self._owned.items()}
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def learn(self, partition: int, offset: int, record: LedgerRecord) -> bool:
+        """Takes in a record that was read from the topic, in order; a packet's members share its offset. Await `owned` before.
+
+        False: this is a completion of a flight that another attempt had answered before. Raises `Stale`.
+        """
+        owned = self._owned.get(partition)
+        if owned is None:
+            raise Stale(f"partition {partition} of {self._topic} is not owned here: its records are the new owner's to read")
+        # More members of this packet may follow: only what lies before it is complete.
+        owned.ledger.advance(offset - 1)
+        self._save_sometimes(owned)
+        owned.ledger.apply(record, offset)
+        owned.tell(record.flight)
+        return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
+
+    async def intend(self, owned: OwnedLedger, intent: Intent, *, urgent: bool) -> None:
+        """Returns when the intent is committed, and no other worker had taken the partition before.
+
+        Raises `Stale`; `Unavailable` where it was rolled back: nothing may be sent then.
+        """
+        owned.check()
+        try:
+            offset = await self._fenced.append(owned.partition, packets.ledger.encode_one(intent), urgent=urgent)
+        except Stale as error:
+            owned.lose(error)
+            raise
+        owned.ledger.apply(intent, offset)
+        owned.check()
+
+    async def book(self, partition: int, record: LedgerRecord, wait_s: float) -> None:
+        """Returns when the outcome is durable, however long the broker is away: the money is spent already.
+
+        Not fenced: a worker that lost the partition still owes it what its calls cost.
+        """
+        while True:
+            try:
+                offset = await asyncio.shield(self._packer.put(partition, record, wait_s))
+                break
+            except Exception as error:  # whatever the producer raises, the record must be written
+                log.warning("an outcome can't be written to the ledger yet", partition=partition, type=record.type, reason=repr(error))
+                await self._sleep(self._settings.retry_s)
+        owned = self._owned.get(partition)
+        if owned is not None:
+            owned.ledger.apply(record, offset if offset >= 0 else UNKNOWN)
+            owned.tell(record.flight)
+
+    async def fetch(self, partition: int, offset: int, flight: str) -> Completion | Failure:
+        """How the flight ended. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+        records = packets.ledger.decode(await self._reader.fetch(partition, offset))
+        for record in records:
+            if isinstance(record, Completion | Failure) and record.flight == flight:
+                return record
+        raise Unavailable(f"the outcome of {flight} is not at offset {offset} of {self._topic}/{partition}, where it was written")
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _save_sometimes(self, owned: OwnedLedger) -> None:
+        due = self._now() - owned.saved_ms >= self._settings.checkpoint_ms
+        if owned.ledger.unsaved >= self._settings.checkpoint_rows or (due and owned.ledger.unsaved):
+            self._save(owned)
+
+    def _save(self, owned: OwnedLedger) -> None:
+        owned.saved_ms = self._now()
+        owned.ledger.checkpoint()
+        owned.ledger.expire(owned.saved_ms - self._settings.horizon_ms)

@@ -1,0 +1,79 @@
+"""The rows of one ledger partition on local disk (RocksDB): a checkpoint of the ledger, rebuilt from it where it is lost."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rocksdict import DBCompressionType, Options, Rdict, WriteBatch
+
+from ..pipeline.errors import ConfigError
+
+_META = b"m"
+_ROW = b"r"
+
+
+class RocksFlightIndex:
+    """One folder per partition; one process holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `ConfigError` where the folder can't be opened, e.g. since another process holds it."""
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(8 * 1024 * 1024)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_keep_log_file_num(2)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(folder), options)
+        except Exception as error:  # rocksdict raises bare Exception
+            raise ConfigError(
+                f"the ledger's checkpoint {folder} can't be opened ({error}); is another worker using this data folder? "
+                "If it is damaged, delete it: it is rebuilt from the ledger topic"
+            ) from error
+        self._cursor = _ROW
+
+    def get(self, flight: str) -> bytes | None:
+        value = self._db.get(_ROW + flight.encode())
+        return None if value is None else _bytes(value)[8:]
+
+    def meta(self) -> bytes | None:
+        value = self._db.get(_META)
+        return None if value is None else _bytes(value)
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for flight, (ms, row) in rows.items():
+            batch.put(_ROW + flight.encode(), ms.to_bytes(8, "big") + row)
+        batch.put(_META, meta)
+        self._db.write(batch)
+
+    def expire(self, before_ms: int, limit: int) -> int:
+        batch = WriteBatch(raw_mode=True)
+        dropped, seen, last = 0, 0, b""
+        for raw_key, raw_value in self._db.items(from_key=self._cursor):
+            key, value = _bytes(raw_key), _bytes(raw_value)
+            if not key.startswith(_ROW) or seen == limit:
+                break
+            seen, last = seen + 1, key
+            if int.from_bytes(value[:8], "big") < before_ms:
+                batch.delete(key)
+                dropped += 1
+        self._cursor = last + b"\0" if seen == limit else _ROW
+        if dropped:
+            self._db.write(batch)
+        return dropped
+
+    def clear(self) -> None:
+        batch = WriteBatch(raw_mode=True)
+        for key in list(self._db.keys()):
+            batch.delete(key)
+        self._db.write(batch)
+        self._cursor = _ROW
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _bytes(value: object) -> bytes:
+    # In raw mode rocksdict speaks bytes, whatever its annotations allow.
+    assert isinstance(value, bytes)
+    return value

@@ -1,0 +1,97 @@
+"""Reads the ledger: a partition from an offset to its end, or one packet.
+
+Reading is `read_committed`: an intent whose transaction was aborted was never sent, since sending waits for the commit. A
+reader that sees uncommitted records (Faust's consumer does) may take an aborted intent for an open one; that errs on the
+safe side: it is waited for, then booked at its cap.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from ..pipeline.errors import Rejected, Unavailable
+
+
+class LedgerReader(Protocol):
+    """What the ledger stage needs of it."""
+
+    async def end(self, partition: int) -> int: ...
+
+    def replay(self, partition: int, from_offset: int) -> AsyncIterator[tuple[int, bytes]]: ...
+
+    async def fetch(self, partition: int, offset: int) -> bytes: ...
+
+
+class LedgerLog:
+    """The ledger topic of one cluster. A reader without a group: it moves no offsets."""
+
+    def __init__(self, brokers: str, topic: str, *, request_timeout_s: float = 30.0) -> None:
+        self._brokers = brokers
+        self._topic = topic
+        self._timeout_ms = int(request_timeout_s * 1000)
+
+    async def end(self, partition: int) -> int:
+        """The offset behind the last record, open transactions included. Raises `Unavailable`."""
+        tp = TopicPartition(self._topic, partition)
+        async with self._consumer(tp, isolation="read_uncommitted") as consumer:
+            return int((await consumer.end_offsets([tp]))[tp])
+
+    async def replay(self, partition: int, from_offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """All committed packets from `from_offset` (or the oldest kept) to the end as it was at the call, in order.
+
+        Call it as the owner: an open transaction of a previous owner would hold its reader up. Raises `Unavailable`.
+        """
+        end = await self.end(partition)
+        tp = TopicPartition(self._topic, partition)
+        async with self._consumer(tp) as consumer:
+            oldest = int((await consumer.beginning_offsets([tp]))[tp])
+            consumer.seek(tp, max(oldest, from_offset))
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=1_000)).get(tp, ()):
+                    if record.value is not None:
+                        yield record.offset, record.value
+
+    async def fetch(self, partition: int, offset: int) -> bytes:
+        """The packet at this offset. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+        tp = TopicPartition(self._topic, partition)
+        gone = Rejected(
+            f"the answer at offset {offset} of {self._topic}/{partition} is not kept any more: it was paid for, and is not paid again",
+            code="answer_expired",
+        )
+        async with self._consumer(tp) as consumer:
+            consumer.seek(tp, offset)
+            end = int((await consumer.end_offsets([tp]))[tp])
+            while await consumer.position(tp) < end:
+                try:
+                    records = (await consumer.getmany(tp, timeout_ms=1_000, max_records=1)).get(tp, ())
+                except OffsetOutOfRangeError:
+                    raise gone from None
+                for record in records:
+                    if record.offset == offset and record.value is not None:
+                        return bytes(record.value)
+                    raise gone
+        raise gone
+
+    @asynccontextmanager
+    async def _consumer(self, tp: TopicPartition, isolation: str = "read_committed") -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._brokers,
+            isolation_level=isolation,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            request_timeout_ms=self._timeout_ms,
+            max_partition_fetch_bytes=8 * 1024 * 1024,
+        )
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            yield consumer
+        except KafkaError as error:
+            if isinstance(error, OffsetOutOfRangeError):
+                raise
+            raise Unavailable(f"{self._topic}/{tp.partition} could not be read ({error!r}): nothing of it is paid until it is") from error
+        finally:
+            await consumer.stop()

@@ -1,0 +1,54 @@
+"""What follows from the outcome of an attempt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from ..schemas.record import JsonObject
+from .errors import EngineError, Rejected, Unavailable
+from .models import Model
+
+Next = Literal["done", "retry", "next_model", "give_up"]
+
+MODEL_SPECIFIC = frozenset(
+    {
+        "model_not_found", "unknown_model", "model_disabled", "unsupported_model", "unsupported_parameter", "unsupported_value",
+        "context_length_exceeded", "no_provider", "unpriced", "over_budget", "invalid_api_key", "permission_denied",
+    }
+)  # fmt: skip
+"""Codes of refusals that another model may not share."""
+
+DEFAULT_OUTPUT_TOKENS = 256
+"""What a call that names no bound is reckoned to produce, until its usage is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What an attempt came to, as far as the next step depends on it."""
+
+    next: Next
+    error: EngineError | None = None
+    retry_after_s: float | None = None
+    """The provider's wish: it holds for all calls of the model."""
+
+
+def after(error: EngineError) -> Tried:
+    """What to do after a failed attempt: the same again, another model, or nothing."""
+    if isinstance(error, Rejected):
+        return Tried("next_model" if error.code in MODEL_SPECIFIC else "give_up", error)
+    return Tried("retry", error, error.retry_after if isinstance(error, Unavailable) else None)
+
+
+def backoff_s(tries: int, random: Callable[[], float], *, first_s: float = 0.5, most_s: float = 30.0) -> float:
+    """Full jitter: uniform between 0 and a bound that doubles with each try. `random`: uniform in [0, 1)."""
+    bound = min(most_s, first_s * 2.0 ** min(tries, 16))
+    return float(random() * bound)
+
+
+def estimate_tokens(model: Model, body: JsonObject) -> int:
+    """What the call counts against tokens per minute until its usage is known: a quarter of its bytes, and its output's bound."""
+    asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_OUTPUT_TOKENS
+    output = min(asked if isinstance(asked, int) else DEFAULT_OUTPUT_TOKENS, model.max_output_tokens)
+    return len(orjson.dumps(body.get("messages"))) // 4 + output
