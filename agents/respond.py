@@ -1,6 +1,6 @@
 """Runs the respond stage: reads the ledger's records, writes `answers`, `vectors` and `costs`."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..pipeline.respond import Clerk
 from ..schemas import packets
@@ -9,8 +9,11 @@ from .exact import decode
 from .outbox import Outbox
 from .safe import Delivered
 
-Learn = Callable[[int, int, LedgerRecord], bool]
-"""(partition, offset, record) -> is this the first completion of its flight? Also teaches the ledger what other epochs wrote."""
+Learn = Callable[[int, int, Sequence[LedgerRecord]], Awaitable[list[bool]]]
+"""(partition, offset, records) -> for each, False where it completes a flight that was answered before.
+
+Also teaches the ledger what workers of other epochs wrote.
+"""
 
 
 class RespondStage:
@@ -23,9 +26,9 @@ class RespondStage:
 
     async def on_ledger(self, event: Delivered) -> None:
         sends = self._out.batch()
-        records: list[LedgerRecord] = decode(packets.ledger, event)  # type: ignore[type-var]
-        for record in records:
-            first = self._learn(event.partition, event.offset, record)
+        records: list[LedgerRecord] = decode(packets.ledger, event)
+        firsts = await self._learn(event.partition, event.offset, records)
+        for record, first in zip(records, firsts, strict=True):
             if not isinstance(record, Completion | Ambiguous | Charged | Failure):
                 continue  # an intent, or an attempt that cost nothing
             lane = record.request.lane

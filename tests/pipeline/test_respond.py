@@ -1,5 +1,7 @@
 """Answers, responses and cost rows: every dollar on one row, every saving with one cause."""
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def completion(asked: Request, *, paid: int = 80, number: int = 1, **more: objec
     )
 
 
-def made(asked: Request, **more: object) -> AnswerRecord:
+def made(asked: Request, **more: Any) -> AnswerRecord:
     record = CLERK.outcome(completion(asked, **more)).answer
     assert record is not None
     return record

@@ -1,0 +1,187 @@
+"""The exact stage over rows: one flight per fingerprint, every waiter answered once, nothing released before it is durable."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference_engine.agents.exact import ExactStage
+from inference_engine.agents.safe import DeadLetter
+from inference_engine.pipeline.respond import failed
+from inference_engine.schemas import packets
+from inference_engine.schemas.answers import AnswerRecord, ErrorInfo
+from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
+
+from ..pipeline.support import identity, request
+from ..pipeline.test_respond import CLERK, made
+from .support import TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event, outbox
+
+STEPS = ("ask", "answer", "fail", "again", "restart")
+MISSES = TOPICS.misses(Lane.STANDARD)
+
+
+class World:
+    def __init__(self) -> None:
+        self.rows, self.broker, self.clock = MemoryRows(), MemoryBroker(), Clock()
+        self.cancelled: set[str] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        self.stage = ExactStage(
+            self.rows,
+            outbox(self.broker),
+            CLERK,
+            KeepAll(),
+            self.clock,
+            lease_ms=60_000,
+            cancelled=lambda r: r.identity.job in self.cancelled,
+        )
+
+    async def ask(self, *requests: Request, follow: Follow | None = None) -> None:
+        await self.stage.on_lookups(event(TOPICS.lookups, packets.lookups.encode([Lookup(request=r, follow=follow) for r in requests])))
+
+    async def answer(self, *records: AnswerRecord) -> None:
+        await self.stage.on_answers(event(TOPICS.answers, packets.answers.encode(records)))
+
+    def answered(self) -> list[str]:
+        return [r["custom_id"] for r in self.broker.responses()]
+
+
+def asked(custom_id: str, text: str = "What is a cat?") -> Request:
+    return request(text, who=identity(custom_id))
+
+
+async def test_one_flight_answers_everyone_who_asked_and_later_ones_hit() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"))
+    await world.ask(asked("r3"))
+    assert len(world.broker.members(MISSES)) == 1
+    assert world.answered() == []
+    await world.answer(made(asked("r1")))
+    assert sorted(world.answered()) == ["r1", "r2", "r3"]
+    await world.ask(asked("r4"))
+    assert sorted(world.answered()) == ["r1", "r2", "r3", "r4"]
+    assert len(world.broker.members(MISSES)) == 1
+    tiers = {r["custom_id"]: r["engine"]["cache"]["tier"] for r in world.broker.responses()}
+    assert tiers == {"r1": "none", "r2": "exact", "r3": "exact", "r4": "exact"}
+
+
+async def test_nothing_but_the_answer_is_left_when_all_are_served() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"))
+    await world.answer(made(asked("r1")))
+    assert [key[:1] for key in world.rows.rows[0]] == [b"a"]
+
+
+async def test_waiters_survive_a_restart() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"))
+    world.restart()
+    await world.stage.assigned([0])
+    await world.answer(made(asked("r1")))
+    assert sorted(world.answered()) == ["r1", "r2"]
+
+
+async def test_a_refused_response_keeps_its_waiter() -> None:
+    world = World()
+    await world.ask(asked("r1"))
+    world.broker.refuse = True
+    with pytest.raises(ConnectionError):
+        await world.answer(made(asked("r1")))
+    world.broker.refuse = False
+    await world.answer(made(asked("r1")))
+    assert world.answered() == ["r1"]
+
+
+async def test_an_error_goes_to_all_waiters_and_is_not_kept() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"))
+    await world.answer(failed(asked("r1"), ErrorInfo(code="exhausted", message="3 attempts"), world.clock.ms))
+    assert [r["error"]["code"] for r in world.broker.responses()] == ["exhausted"] * 2
+    await world.ask(asked("r3"))
+    assert len(world.broker.members(MISSES)) == 2
+
+
+async def test_a_waiter_inherits_the_flight_of_an_owner_whose_budget_ended() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"), asked("r3"))
+    await world.answer(failed(asked("r1"), ErrorInfo(code="over_budget", message="0.01"), world.clock.ms))
+    assert world.answered() == ["r1"]
+    flights = world.broker.members(MISSES)
+    assert [m["request"]["identity"]["custom_id"] for m in flights] == ["r1", "r2"]
+    await world.answer(made(asked("r2")))
+    assert sorted(world.answered()) == ["r1", "r2", "r3"]
+
+
+async def test_a_follower_waits_for_its_source_and_is_answered_under_its_own_name() -> None:
+    world = World()
+    source, follower = asked("r1"), asked("r2", "What are cats?")
+    await world.ask(source, follower)  # both fly; the follower is then coalesced with the source
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=0.95)
+    await world.ask(follower, follow=follow)
+    await world.answer(made(source))
+    assert world.answered() == ["r1"]
+    shared = packets.answers.decode(world.broker.topics[TOPICS.answers][0][1])
+    await world.answer(*shared)
+    assert world.answered() == ["r1", "r2"]
+    assert world.broker.responses()[1]["engine"]["cache"] == {"tier": "coalesced", "similarity": 0.95, "source_id": source.fingerprint}
+
+
+async def test_a_follower_of_a_failed_source_goes_back_alone() -> None:
+    world = World()
+    source, follower = asked("r1"), asked("r2", "What are cats?")
+    await world.ask(source)
+    await world.ask(follower, follow=Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.95))
+    await world.answer(failed(source, ErrorInfo(code="exhausted", message="x"), world.clock.ms))
+    back = world.broker.members(MISSES)[-1]
+    assert (back["request"]["identity"]["custom_id"], back["skip_semantic"]) == ("r2", True)
+
+
+async def test_requests_of_a_cancelled_job_are_answered_and_not_sent_on() -> None:
+    world = World()
+    world.cancelled.add("j")
+    await world.ask(asked("r1"))
+    assert [r["error"]["code"] for r in world.broker.responses()] == ["cancelled"]
+    assert world.broker.members(MISSES) == []
+
+
+async def test_a_packet_that_is_none_is_a_dead_letter() -> None:
+    with pytest.raises(DeadLetter):
+        await World().stage.on_lookups(event(TOPICS.lookups, b"{}"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["ask", "answer", "fail", "again", "restart"]), st.integers(0, 5), st.integers(0, 2)), max_size=25)
+)
+def test_every_request_is_answered_whatever_the_order(steps: list[tuple[str, int, int]]) -> None:
+    """Any order of requests, answers, failures, redeliveries and restarts: in the end each identity has a response."""
+
+    async def run() -> None:
+        world = World()
+        seen: dict[str, Request] = {}
+        for what, who, text in steps:
+            one = asked(f"r{who}-{text}", f"question {text}")
+            if what in ("ask", "again"):
+                seen[one.identity.custom_id] = one
+                await world.ask(one)
+            elif what == "restart":
+                world.restart()
+                await world.stage.assigned([0])
+            else:
+                await finish(world, text, fail=what == "fail")
+        for text in range(3):
+            await finish(world, text, fail=False)
+        assert set(world.answered()) == set(seen)
+
+    async def finish(world: World, text: int, *, fail: bool) -> None:
+        for miss in [m for m in packets_of(world) if m.request.body["messages"][0]["content"] == f"question {text}"][-1:]:
+            record = failed(miss.request, ErrorInfo(code="exhausted", message="x"), world.clock.ms) if fail else made(miss.request)
+            await world.answer(record)
+
+    def packets_of(world: World) -> list[Miss]:
+        return [m for _, value in world.broker.topics[MISSES] for m in packets.misses.decode(value)]
+
+    asyncio.run(run())
