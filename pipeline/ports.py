@@ -46,6 +46,18 @@ class Provider(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of texts, and which of them the model saw as they are."""
+
+    vectors: Vectors
+    """Shape (n, dimension); rows that are not whole are zero."""
+    whole: NDArray[np.bool_]
+    """Shape (n,). False: longer than `max_tokens`, or with words that the model has no token for. Never compare such a row."""
+    billed_tokens: int = 0
+    """Tokens that somebody is paid for; 0 where the model runs here."""
+
+
 class Embedder(Protocol):
     """Turns texts into unit vectors. Blocking and CPU-bound: call it in a thread."""
 
@@ -59,7 +71,13 @@ class Embedder(Protocol):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Shape (n, dimension). Texts longer than `max_tokens` are truncated, so check `count_tokens` or use `embed_whole`."""
+        ...
+
+    def embed_whole(self, texts: Sequence[str]) -> Embedded:
+        """Embeds only what may be compared: no time is spent on texts that the model can't see in full."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
