@@ -1,0 +1,177 @@
+"""From the consumer to the handlers: events, their bounded concurrency, retries, and the release of their offsets."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .claims import Claim
+from .outcomes import DeadLetter, Stale
+
+if TYPE_CHECKING:
+    from .application import SafeApp
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+BACKLOG_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One Kafka record on its way through a handler; key, value and header values are raw bytes."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = 0
+    """When it was appended, by the producer's or the broker's clock."""
+    claim: Claim | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def current(self) -> bool:
+        """The partition is still ours, in the same generation: check it before anything that must not happen twice."""
+        return self.claim is None or self.claim.current
+
+
+Handler = Callable[[Delivered], Awaitable[None]]
+OnDead = Callable[[Delivered, DeadLetter], Awaitable[None]]
+
+
+class Intake:
+    """The events of one agent: at most `limit` handlers at once, the rest waits here, and a full backlog stops the fetching."""
+
+    def __init__(self, app: "SafeApp", name: str, handle: Handler, on_dead: OnDead, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"limit of {name} must be at least 1, not {limit}")
+        self.name = name
+        self.suspended = False
+        self._app = app
+        self._handle = handle
+        self._on_dead = on_dead
+        self._limit = limit
+        self._backlog: deque[Delivered] = deque()
+        self._backlog_bytes = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._context = copy_context()
+
+    @property
+    def full(self) -> bool:
+        """No more should be fetched for now."""
+        return len(self._backlog) >= max(self._limit, 256) or self._backlog_bytes >= BACKLOG_BYTES
+
+    @property
+    def in_flight(self) -> int:
+        """Handlers at work."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Events delivered and not begun."""
+        return len(self._backlog)
+
+    def offer(self, event: Delivered) -> None:
+        """Takes an event; `pump` begins it."""
+        self._backlog.append(event)
+        self._backlog_bytes += len(event.value or b"")
+
+    def pump(self) -> None:
+        """Begins waiting events while there is room."""
+        backlog, running = self._backlog, self._running
+        was_full = self.full
+        while backlog and len(running) < self._limit and not self.suspended:
+            event = backlog.popleft()
+            self._backlog_bytes -= len(event.value or b"")
+            if event.claim is None or event.claim.alive:
+                running.add(asyncio.create_task(self._run(event), context=self._context.copy()))
+        if was_full and not self.full:
+            self._app.consumer_of_records.room()
+
+    def forget_lost(self) -> None:
+        """Drops waiting events of partitions that are no longer ours: their next owner gets them."""
+        kept = [event for event in self._backlog if event.claim is None or event.claim.alive]
+        self._backlog = deque(kept)
+        self._backlog_bytes = sum(len(event.value or b"") for event in kept)
+
+    async def idle(self, timeout: float) -> bool:
+        """Waits for the handlers at work, up to `timeout` seconds; True where all are done."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout)
+        return not self._running
+
+    async def cancel(self) -> None:
+        """Ends all handlers where they stand; their events stay unfinished."""
+        self.suspended = True
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        tasks = set(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, event: Delivered) -> None:
+        try:
+            await self._until_finished(event)
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._running.discard(task)
+            if self._backlog:
+                self.pump()
+
+    async def _until_finished(self, event: Delivered) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._attempt(event)
+            except Stale:
+                if not await self._app.membership.still_ours(event.claim):
+                    return
+            except Exception:
+                delay = random.uniform(0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt))  # full jitter
+                attempt += 1
+                log.exception(
+                    "%s: attempt %d failed at %s[%d]@%d; nothing is acknowledged, next attempt in %.1f s",
+                    self.name, attempt, event.topic, event.partition, event.offset, delay,
+                )  # fmt: skip
+                await asyncio.sleep(delay)
+                if not await self._app.membership.still_ours(event.claim):
+                    return
+            else:
+                if event.claim is not None:
+                    event.claim.finish(event.offset)
+                return
+
+    async def _attempt(self, event: Delivered) -> None:
+        try:
+            await self._handle(event)
+        except DeadLetter as dead:
+            await self._on_dead(event, dead)
+
+
+async def consume(app: "SafeApp", stream: Any, handle: Handler, *, limit: int, name: str, on_dead: OnDead) -> None:
+    """The body of every agent on a topic: delivers each event of `stream` to `handle`, at most `limit` at once.
+
+    An event's offset is released when `handle` returned, so `handle` awaits all its writes. `Stale` abandons the event,
+    `DeadLetter` is released after `on_dead` returned, anything else is retried with backoff while the event is current.
+    Events of one partition begin in order and may finish in any order. Returns when the agent is stopped.
+    """
+    intake = Intake(app, name, handle, on_dead, limit)
+    topics = frozenset(stream.channel.topics)
+    app.consumer_of_records.open_intake(topics, intake)
+    try:
+        # Our consumer delivers past Faust's queue; what comes through it is the agent's cancellation.
+        stray = await stream.channel.queue.get()
+        raise RuntimeError(f"{name}: a record came through Faust's own delivery, outside the commit tracker: {stray!r}")
+    except StopAsyncIteration:
+        return
+    finally:
+        await app.consumer_of_records.close_intake(topics, intake)

@@ -1,0 +1,66 @@
+"""Faust's producer service over one idempotent aiokafka producer, and the two ways to append to a topic."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaProducer
+from faust.transport.drivers.aiokafka import Producer, Transport
+
+from .consumer import SafeConsumer
+from .partitioner import choose_partition
+
+if TYPE_CHECKING:
+    from .application import SafeApp
+
+log = logging.getLogger(__name__)
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class SafeProducer(Producer):
+    """Every record acknowledged by all in-sync replicas, in order, without duplicates from its own retries."""
+
+    app: "SafeApp"
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True, "partitioner": choose_partition}
+
+    @property
+    def kafka(self) -> AIOKafkaProducer:
+        """The aiokafka producer; raises NotReady before the start."""
+        return self._ensure_producer()
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        # Without its sender every append would fail for ever: better a worker that stops and is started again.
+        self.kafka._sender.sender_task.add_done_callback(self._sender_ended)
+
+    def _sender_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and not self.should_stop and task.exception() is not None:
+            self._crashing = asyncio.ensure_future(self.app.crash(task.exception() or RuntimeError("the producer stopped")))
+
+    async def append(self, topic: str, key: bytes | None, value: bytes | None, partition: int | None, headers: Headers | None) -> int:
+        """Returns the record's offset once the broker has acknowledged it; raises KafkaError where it refused."""
+        sent = await self.kafka.send(topic, value, key, partition, None, headers)
+        return int((await sent).offset)
+
+    async def append_batch(self, topic: str, partition: int, rows: Sequence[tuple[bytes, bytes | None]]) -> tuple[int, int]:
+        """Appends as many of `rows` as fit one batch; returns their number and the offset of the first of them."""
+        producer = self.kafka
+        batch = producer.create_batch()
+        for key, value in rows:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                break
+        batch.close()
+        count = batch.record_count()
+        sent = await producer.send_batch(batch, topic, partition=partition)
+        return count, int((await sent).offset)
+
+
+class SafeTransport(Transport):
+    """Makes Faust use our consumer and producer."""
+
+    Consumer = SafeConsumer
+    Producer = SafeProducer

@@ -1,0 +1,37 @@
+"""Runs an app inside a running event loop: no signal handlers, no logging set-up, no thread, no process exit."""
+
+import asyncio
+import logging
+
+from .application import SafeApp
+
+log = logging.getLogger(__name__)
+
+
+async def run_app(app: SafeApp, *, stop: asyncio.Event) -> None:
+    """Starts `app`, and stops it once `stop` is set: intake first, handlers at work awaited up to `drain_s`, commit, leave.
+
+    Raises what the app crashed of. Cancelling stops it the same way.
+    """
+    app.loop = asyncio.get_running_loop()
+    starting = asyncio.create_task(app.start(), name=f"{app.conf.id} start")
+    waits = {asyncio.create_task(stop.wait()), asyncio.create_task(app._crashed.wait())}
+    try:
+        pending = {starting, *waits}
+        while pending & waits == waits:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if starting in done:
+                starting.result()
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.shield(_stop(app, starting))
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _stop(app: SafeApp, starting: "asyncio.Task[None]") -> None:
+    await app.stop()
+    if not starting.done():
+        starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
