@@ -58,9 +58,8 @@ def print_report(report: Report, console: Console) -> None:
 
 def _overview(report: Report) -> Table:
     summary = report.summary
-    title = (
-        "Costs" + (f" of job {escape(report.job)}" if report.job else "") + (f", tenant {escape(report.tenant)}" if report.tenant else "")
-    )
+    of_job = f" of job {escape(report.job)}" if report.job else ""
+    of_tenant = f" of tenant {escape(report.tenant)}" if report.tenant else ""
     table = Table("", Column(justify="right"), "", title=f"Costs{of_job}{of_tenant}", title_justify="left", show_header=False)
     table.add_row("requests", f"{summary.requests:,}", f"{summary.answered:,} answered, {summary.failed:,} failed")
     hits = sum(summary.cached.values())

@@ -104,7 +104,7 @@ def test_the_summary_by_responses_agrees_with_the_one_by_sql_but_for_what_answer
                 latency_ms=1,
                 attempts=1 if tier == "none" and not error else 0,
             ),
-        )  # fmt: skip
+        )
 
     lines = [
         line("1", "none", "0.06", {"routing": "0.03", "prefix": "0.01"}),
