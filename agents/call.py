@@ -100,7 +100,10 @@ class _Payment:
             case WaitUntil(until_ms):
                 wait_s = max(0, until_ms - self._p.now()) / 1000
                 await self._owned.news(self._request.flight, wait_s, self._p.sleep)
-            case BookAmbiguous(attempts):
+            case BookAmbiguous(attempts, since_ms):
+                if self._owned.read_ms < since_ms:
+                    await self._p.ledger.catch_up(self._owned, since_ms)
+                    return False
                 for a in attempts:
                     reason = "the worker that sent it stopped before it wrote an outcome"
                     await self._book(

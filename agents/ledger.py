@@ -45,6 +45,9 @@ class OwnedLedger:
     index: FlightIndex
     owner: Owner
     saved_ms: int
+    read_ms: int = 0
+    """All that was in the log at this time has been applied."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lost: Stale | None = None
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -156,6 +159,7 @@ class LedgerStage:
 
     async def _replay(self, owned: OwnedLedger) -> None:
         while owned.lost is None:
+            begun_ms = self._now()
             try:
                 if owned.ledger.next_offset > await self._reader.end(owned.partition):
                     log.warning("the ledger's checkpoint is of another topic; it is rebuilt", partition=owned.partition)
@@ -166,6 +170,7 @@ class LedgerStage:
                     self._learn_packet(owned, offset, value)
                     if owned.ledger.unsaved >= 10 * self._settings.checkpoint_rows:
                         owned.ledger.checkpoint()
+                owned.read_ms = begun_ms
                 return
             except Unavailable as error:
                 log.warning("the ledger can't be read yet", partition=owned.partition, reason=str(error))
@@ -271,6 +276,14 @@ class LedgerStage:
         if owned is not None:
             owned.ledger.apply(record, offset if offset >= 0 else UNKNOWN)
             owned.tell(record.flight)
+
+    async def catch_up(self, owned: OwnedLedger, until_ms: int) -> None:
+        """Returns when all that was written until then (a time that is past) has been applied: outcomes of a previous owner
+        may be in the log and not have reached us."""
+        async with owned.reading:
+            if owned.read_ms < until_ms:
+                await self._replay(owned)
+        owned.check()
 
     async def fetch(self, partition: int, offset: int, flight: str) -> Completion | Failure:
         """How the flight ended. Raises `Rejected` where it is not kept any more, `Unavailable`."""

@@ -99,9 +99,7 @@ class Entry:
             fields["number"],
             pico,
             fields["at_ms"],
-            fields.get("timeout_ms", 0),
-            fields.get("epoch", ""),
-            fields.get("model", ""),
+            *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else ()),
         )
 
 

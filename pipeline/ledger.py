@@ -65,9 +65,13 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class BookAmbiguous:
-    """Write these attempts down as ambiguous, then ask again."""
+    """Nothing that was written until `since_ms` answers these attempts: write them down as ambiguous, then ask again.
+
+    Before that the log must have been read up to `since_ms`.
+    """
 
     attempts: tuple[OpenAttempt, ...]
+    since_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,7 @@ class Ledger:
             until = max(self._answerable_until(a, owner) for a in unfinished.values())
             if now_ms < until:
                 return WaitUntil(until)
-            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.model, a.pico) for id_, a in unfinished.items()))
+            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.model, a.pico) for id_, a in unfinished.items()), until)
         allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
         if row.possibly_paid >= allowed:
             return Exhausted(row.possibly_paid)

@@ -1,0 +1,304 @@
+"""The ledger's promises under any order of events, crashes, replays and late records of previous owners."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from inference_engine.pipeline.flights import Entry, FlightIndex, FlightRow, MemoryFlightIndex
+from inference_engine.pipeline.ledger import BookAmbiguous, Completed, Exhausted, Failed, Ledger, OverCap, Owner, Pay, Policy, WaitUntil
+from inference_engine.schemas import packets
+from inference_engine.schemas.answers import ErrorInfo, Usage
+from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
+
+from .support import answer, request
+
+CAP = 1_000
+MAX_ATTEMPTS = 3
+TIMEOUT_MS = 50
+FLIGHTS = ("retry-1", "retry-2", "fail-1")
+USAGE = Usage(input_tokens=1, output_tokens=1)
+
+
+def policy(flight: str) -> Policy:
+    return Policy(MAX_ATTEMPTS, "fail" if flight.startswith("fail") else "retry")
+
+
+def intent(flight: str, number: int, epoch: str, at_ms: int, cap: int = CAP) -> Intent:
+    return Intent(
+        flight=flight, attempt=f"{flight}/{number}/{epoch}", number=number, model="small", cap_pico=cap, epoch=epoch, at_ms=at_ms,
+        timeout_ms=TIMEOUT_MS,
+    )  # fmt: skip
+
+
+def outcome(kind: str, of: Intent, paid: int, at_ms: int) -> LedgerRecord:
+    base: Any = {"flight": of.flight, "attempt": of.attempt, "number": of.number, "at_ms": at_ms}
+    if kind == "completed":
+        return Completion(**base, request=request(), answer=answer(paid_pico=paid), cap_pico=of.cap_pico, attempts=1, spent_pico=paid)
+    if kind == "charged":
+        return Charged(**base, model="small", paid_pico=paid, usage=USAGE, reason="cut", request=request())
+    if kind == "unpaid":
+        return Unpaid(**base, reason="refused")
+    return Ambiguous(**base, model="small", cap_pico=of.cap_pico, reason="reset", request=request())
+
+
+def failure(flight: str, at_ms: int) -> Failure:
+    return Failure(flight=flight, request=request(), error=ErrorInfo(code="x", message="x"), attempts=1, at_ms=at_ms)
+
+
+def replayed(log: list[LedgerRecord], index: FlightIndex | None = None) -> Ledger:
+    ledger = Ledger(index or MemoryFlightIndex())
+    for offset in range(ledger.next_offset, len(log)):
+        [entry] = Entry.parse(packets.ledger.encode([log[offset]]))
+        ledger.apply(entry, offset)
+        ledger.advance(offset)
+    return ledger
+
+
+@dataclass
+class Worker:
+    """One owner of the partition, past or present."""
+
+    owner: Owner
+    ledger: Ledger
+    index: MemoryFlightIndex
+    position: int
+    calls: dict[str, Intent] = field(default_factory=dict)
+    """Sent, and no outcome written yet, by attempt."""
+
+
+class Money(RuleBasedStateMachine):
+    """Workers come, pay, stall and go; the provider keeps its own bill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[LedgerRecord] = []
+        self.bill: dict[str, int] = {}
+        self.sent: dict[str, set[str]] = {f: set() for f in FLIGHTS}
+        self.now = 1_000
+        self.workers: list[Worker] = []
+
+    @property
+    def owner(self) -> Worker:
+        return self.workers[-1]
+
+    @initialize()
+    def first(self) -> None:
+        self._take_over(MemoryFlightIndex())
+
+    def _take_over(self, index: MemoryFlightIndex) -> None:
+        ledger = replayed(self.log, index)
+        self.workers.append(Worker(Owner(f"e{len(self.workers)}", self.now), ledger, index, ledger.next_offset))
+
+    def _append(self, record: LedgerRecord) -> int:
+        self.log.append(record)
+        return len(self.log) - 1
+
+    def _book(self, worker: Worker, record: LedgerRecord) -> None:
+        worker.ledger.apply(record, self._append(record))
+
+    @rule(whose=st.randoms(use_true_random=False), keep=st.booleans())
+    def take_over(self, whose: random.Random, keep: bool) -> None:
+        """A new owner, from a checkpoint of any earlier one or from nothing; the old one may live on without knowing."""
+        self._take_over(whose.choice(self.workers).index if keep else MemoryFlightIndex())
+
+    @rule(billed=st.integers(0, CAP))
+    def crash(self, billed: int) -> None:
+        """The owner dies with calls under way, which may have been billed."""
+        for attempt in self.owner.calls:
+            self.bill[attempt] = billed
+        self.owner.calls.clear()
+        self._take_over(self.owner.index)
+
+    @rule(flight=st.sampled_from(FLIGHTS))
+    def ask(self, flight: str) -> None:
+        worker = self.owner
+        if any(i.flight == flight for i in worker.calls.values()):
+            return  # calls of one flight follow each other
+        decision = self._decide(worker.ledger, flight)
+        match decision:
+            case Pay(number):
+                seen = [r for r in self.log[: worker.position] if isinstance(r, Completion) and r.flight == flight]
+                assert not seen, "P1: paid again although a completion had been read"
+                written = [r for r in self.log if r.flight == flight and not isinstance(r, Failure)]
+                intended = {r.attempt for r in written if isinstance(r, Intent)}
+                assert intended == {r.attempt for r in written if not isinstance(r, Intent)}, "P3: paid again beside an open intent"
+                new = intent(flight, number, worker.owner.epoch, self.now)
+                self._book(worker, new)
+                worker.calls[new.attempt] = new
+                assert new.attempt not in self.sent[flight]
+                self.sent[flight].add(new.attempt)
+            case BookAmbiguous(attempts):
+                self.read(len(self.log))
+                if self._decide(worker.ledger, flight) == decision:
+                    for a in attempts:
+                        self._book(worker, outcome("ambiguous", intent(flight, a.number, "", 0, a.cap_pico).model_copy(
+                            update={"attempt": a.attempt}), 0, self.now))  # fmt: skip
+            case Completed(offset):
+                record = self.log[offset]
+                assert isinstance(record, Completion)
+                assert record.flight == flight
+            case Failed(offset):
+                assert isinstance(self.log[offset], Failure)
+            case Exhausted():
+                self._book(worker, failure(flight, self.now))
+
+    def _decide(self, ledger: Ledger, flight: str, asked_ms: int | None = None) -> object:
+        return ledger.decide(flight, now_ms=self.now, owner=self.owner.owner, policy=policy(flight), cap_pico=CAP, asked_ms=asked_ms)
+
+    @precondition(lambda self: any(w.calls for w in self.workers))
+    @rule(pick=st.randoms(use_true_random=False), kind=st.sampled_from(("completed", "charged", "unpaid", "ambiguous")),
+          paid=st.integers(0, CAP), twice=st.booleans())  # fmt: skip
+    def outcome(self, pick: random.Random, kind: str, paid: int, twice: bool) -> None:
+        """A call ends, of the owner or of one that lost the partition long ago; an append may be repeated."""
+        worker = pick.choice([w for w in self.workers if w.calls])
+        attempt = pick.choice(sorted(worker.calls))
+        of = worker.calls.pop(attempt)
+        if kind != "unpaid":
+            self.bill[attempt] = paid
+        else:
+            self.sent[of.flight].discard(attempt)
+        record = outcome(kind, of, paid, self.now)
+        self._book(worker, record)
+        if twice:
+            self._append(record)
+
+    @rule(count=st.integers(1, 5), back=st.integers(0, 3))
+    def read(self, count: int, back: int = 0) -> None:
+        """The owner reads records back, some of them again."""
+        worker = self.owner
+        start = max(0, worker.position - back)
+        for offset in range(start, min(worker.position + count, len(self.log))):
+            worker.ledger.apply(self.log[offset], offset)
+            worker.ledger.advance(offset)
+            worker.position = max(worker.position, offset + 1)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.owner.ledger.checkpoint()
+
+    @rule(ms=st.sampled_from((1, TIMEOUT_MS // 2, TIMEOUT_MS, 10 * TIMEOUT_MS)))
+    def time_passes(self, ms: int) -> None:
+        self.now += ms
+
+    @invariant()
+    def attempts_are_bounded(self) -> None:
+        for flight, attempts in self.sent.items():
+            assert len(attempts) <= (1 if flight.startswith("fail") else MAX_ATTEMPTS), "P2, P4"
+
+    @invariant()
+    def every_cent_is_explained(self) -> None:
+        totals = replayed(self.log).totals
+        bill = sum(self.bill.values())
+        assert totals.certain <= bill <= totals.certain + totals.ambiguous + totals.open, "P3"
+
+    @invariant()
+    def reading_to_the_end_is_replaying(self) -> None:
+        if not self.workers:
+            return
+        truth = replayed(self.log)
+        from_checkpoint = replayed(self.log, _copy(self.owner.index))
+        assert from_checkpoint.totals == truth.totals
+        for flight in FLIGHTS:
+            assert self._decide(from_checkpoint, flight) == self._decide(truth, flight)
+
+
+def _copy(index: MemoryFlightIndex) -> MemoryFlightIndex:
+    copy = MemoryFlightIndex()
+    copy._rows, copy._meta = dict(index._rows), index._meta
+    return copy
+
+
+TestMoney = Money.TestCase
+TestMoney.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def a_history() -> list[LedgerRecord]:
+    first, second = intent("f", 1, "e0", 0), intent("f", 2, "e1", 100)
+    return [first, outcome("ambiguous", first, 0, 60), second, outcome("completed", second, 7, 110), outcome("completed", first, 5, 120)]
+
+
+@given(st.permutations(list(enumerate(a_history()))), st.lists(st.integers(0, 4)))
+def test_the_order_of_records_and_their_repetition_change_nothing(order: list[tuple[int, LedgerRecord]], again: list[int]) -> None:
+    ledger = Ledger(MemoryFlightIndex())
+    for offset, record in [*order, *(order[i] for i in again)]:
+        ledger.apply(record, offset)
+    assert ledger.totals == replayed(a_history()).totals
+    assert (ledger.totals.certain, ledger.totals.ambiguous, ledger.totals.open) == (12, 0, 0)
+    assert ledger.answers("f", a_history()[2].attempt)  # type: ignore[union-attr]
+    assert not ledger.answers("f", a_history()[0].attempt)  # type: ignore[union-attr]
+
+
+def decide(ledger: Ledger, *, now: int, since: int = 0, epoch: str = "e9", **more: object) -> object:
+    arguments: dict[str, object] = {"policy": Policy(MAX_ATTEMPTS), "cap_pico": CAP, **more}
+    return ledger.decide("f", now_ms=now, owner=Owner(epoch, since), **arguments)  # type: ignore[arg-type]
+
+
+def test_an_open_intent_of_a_crashed_owner_is_waited_for_then_booked_then_paid_again() -> None:
+    first = intent("f", 1, "e0", 1_000)
+    ledger = replayed([first])
+    assert decide(ledger, now=1_001, since=1_001) == WaitUntil(1_000 + TIMEOUT_MS)
+    booking = decide(ledger, now=1_000 + TIMEOUT_MS, since=1_001)
+    assert isinstance(booking, BookAmbiguous)
+    assert [a.attempt for a in booking.attempts] == [first.attempt]
+    ledger.apply(outcome("ambiguous", first, 0, 1_060), 1)
+    assert decide(ledger, now=1_060, since=1_001) == Pay(2)
+
+
+def test_a_predecessor_whose_clock_is_an_hour_ahead_delays_nobody_by_an_hour() -> None:
+    assert decide(replayed([intent("f", 1, "e0", 3_600_000)]), now=1_010, since=1_000) == WaitUntil(1_000 + TIMEOUT_MS)
+
+
+def test_attempts_that_certainly_cost_nothing_do_not_use_up_the_allowed_ones() -> None:
+    log: list[LedgerRecord] = []
+    for number in range(1, 10):
+        one = intent("f", number, "e0", number)
+        log += [one, outcome("unpaid", one, 0, number)]
+    assert decide(replayed(log), now=100) == Pay(10)
+
+
+def test_a_flight_stops_before_it_could_cost_more_than_its_cap() -> None:
+    first = intent("f", 1, "e0", 0)
+    ledger = replayed([first, outcome("charged", first, 300, 1)])
+    assert decide(ledger, now=10, policy=Policy(MAX_ATTEMPTS, max_cost_pico=1_299)) == OverCap(300)
+    assert decide(ledger, now=10, policy=Policy(MAX_ATTEMPTS, max_cost_pico=1_300)) == Pay(2)
+
+
+def test_a_request_asked_again_after_its_failure_may_use_up_the_attempts_that_are_left() -> None:
+    ledger = replayed([intent("f", 1, "e0", 0), outcome("charged", intent("f", 1, "e0", 0), 1, 1), failure("f", 500)])
+    assert decide(ledger, now=600, asked_ms=400) == Failed(2)
+    assert decide(ledger, now=600, asked_ms=None) == Failed(2)
+    assert decide(ledger, now=600, asked_ms=550) == Pay(2)
+
+
+def test_a_late_completion_ends_a_failed_flight_with_its_answer() -> None:
+    first = intent("f", 1, "e0", 0)
+    ledger = replayed([first, outcome("ambiguous", first, 0, 60), failure("f", 70), outcome("completed", first, 5, 80)])
+    assert decide(ledger, now=100) == Completed(3)
+
+
+def test_rows_are_forgotten_only_after_the_horizon() -> None:
+    index = MemoryFlightIndex()
+    ledger = replayed(a_history(), index)
+    ledger.checkpoint()
+    assert ledger.unsaved == 0
+    assert ledger.expire(before_ms=120) == 0
+    assert decide(ledger, now=1_000) == Completed(3)
+    assert ledger.expire(before_ms=121) == 1
+    assert decide(ledger, now=1_000) == Pay(1)
+
+
+@pytest.mark.parametrize("record", [*a_history(), failure("f", 3), outcome("unpaid", intent("f", 1, "e", 1), 0, 2)])
+def test_replay_reads_from_the_bytes_what_the_record_says(record: LedgerRecord) -> None:
+    assert Entry.parse(packets.ledger.encode([record])) == [Entry.of(record)]
+
+
+def test_a_row_survives_its_packing() -> None:
+    row = FlightRow()
+    for offset, record in enumerate([*a_history(), failure("f", 3)]):
+        row.learn(Entry.of(record), offset)
+    assert FlightRow.unpack(row.pack()) == row
