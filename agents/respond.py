@@ -1,6 +1,6 @@
 """Runs the respond stage: reads the ledger's records, writes `answers`, `vectors` and `costs`."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from ..pipeline.respond import Clerk
 from ..schemas import packets
@@ -9,26 +9,33 @@ from .exact import decode
 from .outbox import Outbox
 from .safe import Delivered
 
-Learn = Callable[[int, int, Sequence[LedgerRecord]], Awaitable[list[bool]]]
-"""(partition, offset, records) -> for each, False where it completes a flight that was answered before.
 
-Also teaches the ledger what workers of other epochs wrote.
-"""
+class Learner(Protocol):
+    """The ledger of this worker: it learns from the topic what workers of other epochs wrote."""
+
+    async def owned(self, partition: int) -> object:
+        """Returns once the partition is replayed. Raises `Stale` where it is not ours."""
+        ...
+
+    def learn(self, partition: int, offset: int, record: LedgerRecord) -> bool:
+        """False: this completes a flight that another attempt answered before. Raises `Stale`."""
+        ...
 
 
 class RespondStage:
     """A completion, once durable, becomes an answer for everyone who waits."""
 
-    def __init__(self, outbox: Outbox, clerk: Clerk, learn: Learn) -> None:
+    def __init__(self, outbox: Outbox, clerk: Clerk, ledger: Learner) -> None:
         self._out = outbox
         self._clerk = clerk
-        self._learn = learn
+        self._ledger = ledger
 
     async def on_ledger(self, event: Delivered) -> None:
         sends = self._out.batch()
         records: list[LedgerRecord] = decode(packets.ledger, event)
-        firsts = await self._learn(event.partition, event.offset, records)
-        for record, first in zip(records, firsts, strict=True):
+        await self._ledger.owned(event.partition)
+        for record in records:
+            first = self._ledger.learn(event.partition, event.offset, record)
             if not isinstance(record, Completion | Ambiguous | Charged | Failure):
                 continue  # an intent, or an attempt that cost nothing
             lane = record.request.lane

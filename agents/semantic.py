@@ -9,7 +9,7 @@ import structlog
 
 from ..pipeline.errors import Unavailable
 from ..pipeline.ports import Neighbour
-from ..pipeline.semantic import Hit, Semantic
+from ..pipeline.semantic import Hit, Miss
 from ..schemas.requests import Follow, Lookup
 from .outbox import Outbox
 from .packer import Now
@@ -19,6 +19,8 @@ from .shards import Shards
 log = structlog.get_logger(__name__)
 
 Forward = Callable[[list[Pending]], Awaitable[None]]
+Semantic = Callable[[str, Sequence[Neighbour], int], Hit | Miss]
+"""(text, neighbours of its tenant and scope, now in ms) -> may it take the answer of one of them?"""
 NEIGHBOURS = 6
 
 

@@ -32,7 +32,7 @@ from .ingest import IngestStage
 from .pending import Group, Pending
 from .respond import RespondStage
 from .route import RouteStage, guarded
-from .safe import DeadLetter, Delivered, SafeApp, consume, send_through
+from .safe import DeadLetter, Delivered, SafeApp, consume, items, send_through
 from .semantic import SemanticStage
 
 Handle = Callable[[Delivered], Awaitable[None]]
@@ -45,8 +45,9 @@ class Stages:
     ingest: IngestStage
     exact: ExactStage
     embed: EmbedStage
-    semantic: SemanticStage
-    coalesce: CoalesceStage
+    semantic: SemanticStage | None
+    coalesce: CoalesceStage | None
+    """None, like `semantic`, where the semantic tier is off."""
     route: RouteStage
     call: CallAgent
     respond: RespondStage
@@ -77,7 +78,7 @@ def build_topology(
 
     def channel_agent(name: str, channel: Any, handle: Callable[[Any], Awaitable[None]]) -> None:
         async def run(stream: Any) -> None:
-            async for item in stream:
+            async for item in items(stream):
                 await handle(item)
 
         app.agent(channel, name=name)(run)
@@ -95,11 +96,12 @@ def build_topology(
     for lane in Lane:
         agent(f"embed.{lane}", topics.misses(lane), handle=stages.embed.on_misses)
 
-    # list[Pending] with vectors
-    channel_agent("semantic", channels.semantic, stages.semantic.on_batch)
+    if stages.semantic is not None and stages.coalesce is not None:
+        # list[Pending] with vectors
+        channel_agent("semantic", channels.semantic, stages.semantic.on_batch)
 
-    # list[Pending] that nothing known answers
-    channel_agent("coalesce", channels.coalesce, stages.coalesce.on_batch)
+        # list[Pending] that nothing known answers
+        channel_agent("coalesce", channels.coalesce, stages.coalesce.on_batch)
 
     # list[Group]: leaders with their followers
     async def route(groups: list[Group]) -> None:

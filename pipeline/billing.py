@@ -12,7 +12,7 @@ import orjson
 
 from ..schemas.answers import Usage
 from ..schemas.record import JsonObject
-from .errors import Unpriced
+from .errors import Rejected, Unpriced
 from .models import Catalogue, Model
 from .prices import Rate, ServiceTier, day_of, rates
 
@@ -95,7 +95,7 @@ def cap(model: Model, body: JsonObject, day: date, tier: ServiceTier | None = No
 
     A token is at least one byte of text, so the bytes of the JSON body bound its input tokens; images count by
     `model.image_tokens`; `max_completion_tokens`, `max_tokens` or the model's maximum bounds each of `n` outputs.
-    Raises `Unpriced` where the body asks for something that is billed and can't be bounded.
+    Raises `Unpriced` where the body asks for something that is billed and can't be bounded, `Rejected` where it isn't JSON.
     """
     _refuse_unbounded(body)
     raw = _dump(body)
@@ -189,7 +189,10 @@ def _refuse_unbounded(body: JsonObject) -> None:
 
 
 def _dump(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise Rejected(f"the body can't be written as JSON ({error}), so it can't be sent; correct it and ask again") from None
 
 
 # --- who saved what --------------------------------------------------------------------------------------------------
@@ -227,6 +230,18 @@ def split_savings(
     credited to routing (requested to used model, both plain), then prefix (uncached to cached), then batch (the tier).
     Raises `Unpriced`.
     """
+    return split_paid(requested, used, usage, bill(used, usage, tier, day), day, found)
+
+
+def split_paid(
+    requested: Model,
+    used: Model,
+    usage: Usage,
+    paid: int,
+    day: date,
+    found: Literal["none", "exact", "semantic", "coalesced"] = "none",
+) -> SavingsSplit:
+    """`split_savings` for a call whose bill is known: `paid` pico-dollars."""
     whole = counterfactual(requested, usage, day)
     if found == "exact":
         return SavingsSplit(whole, 0, exact=whole)
@@ -235,6 +250,5 @@ def split_savings(
     if found == "coalesced":
         return SavingsSplit(whole, 0, coalescing=whole)
     plain = counterfactual(used, usage, day)
-    paid = bill(used, usage, tier, day)
-    cached = paid if tier == "standard" else bill(used, usage, "standard", day)
+    cached = bill(used, usage, "standard", day)
     return SavingsSplit(whole, paid, routing=whole - plain, prefix=plain - cached, batch=cached - paid)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Literal
 
 from ..schemas.answers import Answer, AnswerRecord, ErrorInfo, Source, Usage, VectorRecord
 from ..schemas.costs import CostEvent
@@ -10,42 +10,18 @@ from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerReco
 from ..schemas.record import PICO_PER_USD, JsonObject
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
-from .errors import Rejected, Unpriced
+from .billing import SavingsSplit, split_paid
+from .errors import Rejected
 from .exact import shared
 from .fingerprint import digest
 from .models import Catalogue, Model
+from .prices import day_of
 from .text import last_user_text
 
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
 
 Tier = Literal["provider", "exact", "semantic", "coalesced"]
-
-
-class Pricing(Protocol):
-    """What the counterfactual needs of the price table, in pico-dollars."""
-
-    def uncached(self, model: Model, usage: Usage, at_ms: int) -> int:
-        """The same tokens, sent alone and at once, without the provider's cache."""
-        ...
-
-    def sync(self, model: Model, usage: Usage, at_ms: int) -> int:
-        """The same call sent at once: standard tier, no batch."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One answer's cost beside what it would have cost; saved = counterfactual - paid, by cause."""
-
-    paid: int = 0
-    counterfactual: int = 0
-    exact: int = 0
-    semantic: int = 0
-    coalescing: int = 0
-    routing: int = 0
-    prefix: int = 0
-    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +38,17 @@ class Clerk:
     """Writes answers, responses and cost events; pure, given the catalogue and the prices."""
 
     catalogue: Catalogue
-    pricing: Pricing
 
-    def account(self, answer: Answer, requested: str, tier: str, at_ms: int) -> Account:
-        """The stages are credited in the order of the flow: a hit saves all of it, a call what routing, prefix and batch left off."""
-        usual = self._usual(requested, answer)
-        counterfactual = self.pricing.uncached(usual, answer.usage, at_ms)
-        if tier != "provider":
-            cause = {"exact": "exact", "semantic": "semantic", "coalesced": "coalescing"}[tier]
-            return Account(counterfactual=counterfactual, **{cause: counterfactual})
+    def account(self, answer: Answer, requested: str, tier: Tier, at_ms: int) -> SavingsSplit:
+        """What the answer cost beside what it would have cost, by cause."""
+        found: Literal["none", "exact", "semantic", "coalesced"] = "none" if tier == "provider" else tier
         used = self.catalogue.get(answer.model_used)
-        alone = self.pricing.uncached(used, answer.usage, at_ms)
-        at_once = self.pricing.sync(used, answer.usage, at_ms)
-        return Account(
-            paid=answer.paid_pico,
-            counterfactual=counterfactual,
-            routing=counterfactual - alone,
-            prefix=alone - at_once,
-            batch=at_once - answer.paid_pico,
-        )
+        return split_paid(self._usual(requested, answer), used, answer.usage, answer.paid_pico, day_of(at_ms), found)
 
     def _usual(self, requested: str, answer: Answer) -> Model:
         try:
             return self.catalogue.counterfactual(requested)
-        except (Rejected, Unpriced):  # the model was taken out of the catalogue since: no saving is claimed
+        except Rejected:  # the model was taken out of the catalogue since: no saving is claimed
             return self.catalogue.get(answer.model_used)
 
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
@@ -166,7 +129,7 @@ class Clerk:
                        **_tokens(answer.usage))  # fmt: skip
         return line, event
 
-    def _line(self, waiter: Waiter, record: AnswerRecord, tier: Tier, account: Account, now_ms: int) -> ResponseLine:
+    def _line(self, waiter: Waiter, record: AnswerRecord, tier: Tier, account: SavingsSplit, now_ms: int) -> ResponseLine:
         answer = record.answer
         assert answer is not None
         provider = tier == "provider"
@@ -282,7 +245,7 @@ def _vector(record: Completion) -> VectorRecord | None:
     )
 
 
-def _money(account: Account) -> dict[str, int]:
+def _money(account: SavingsSplit) -> dict[str, int]:
     return {
         "base_cost_pico": account.paid,
         "counterfactual_pico": account.counterfactual,

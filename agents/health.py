@@ -1,0 +1,51 @@
+"""The worker's own loopback port: is it alive, is it ready, what is it doing."""
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+
+class Health:
+    """`GET /health` as JSON, `GET /metrics` for Prometheus."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, port: int = 0) -> int:
+        """Listens on loopback; returns the port."""
+        app = web.Application()
+        app.add_routes([web.get("/health", self._health), web.get("/metrics", self._metrics)])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        self._runner = runner
+        return int(runner.addresses[0][1])
+
+    async def _health(self, _: web.Request) -> web.Response:
+        app, limits = self._worker.app, self._worker.limits
+        ready = app.ready.is_set()
+        return web.json_response(
+            {
+                "status": "healthy" if ready else "starting",
+                "ready": ready,
+                "partitions": sorted(app.partitions),
+                "in_work": app.in_flight() if ready else {},
+                "waiting": app.waiting() if ready else {},
+                "calls_in_flight": {lane.value: n for lane, n in limits.in_flight.items()},
+                "semantic": "on" if self._worker.shards is not None else "off",
+            },
+            status=200 if ready else 503,
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()

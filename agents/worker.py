@@ -1,0 +1,251 @@
+"""A worker: wires the stages to the world, runs the topology until it is told to stop."""
+
+import asyncio
+import fcntl
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from ..connectors.controls import Controls
+from ..connectors.fenced_log import FencedLog
+from ..connectors.flight_index import RocksFlightIndex
+from ..connectors.kafka_admin import topic_specs, verify_topics
+from ..connectors.ledger_log import LedgerLog
+from ..pipeline.billing import bill, cap
+from ..pipeline.errors import ConfigError
+from ..pipeline.ingest import Door
+from ..pipeline.ledger import OnAmbiguous
+from ..pipeline.models import Catalogue
+from ..pipeline.ports import Embedder, Provider, VectorIndex
+from ..pipeline.prices import day_of
+from ..pipeline.respond import Clerk
+from ..schemas.ledger import Completion, Failure
+from ..schemas.record import Lane
+from ..schemas.topics import Topics
+from .attempt import CallParts, CallSettings
+from .call import CallStage
+from .call_agent import CallAgent
+from .coalesce import CoalesceStage, PlanWindow
+from .embed import EmbedQueue, EmbedStage
+from .exact import ExactStage, Keeper
+from .health import Health
+from .ingest import IngestStage
+from .ledger import LedgerSettings, LedgerStage
+from .limits import Limits
+from .names import EXACT_TABLE, app_id, changelogs
+from .outbox import Outbox
+from .respond import RespondStage
+from .route import Decide, RouteStage
+from .safe import SafeApp, create_app, run_app
+from .semantic import Semantic, SemanticStage
+from .shards import Shards
+from .topology import Channels, Stages, build_topology, to_channel
+
+log = structlog.get_logger(__name__)
+
+MAX_RECORD_BYTES = 7 * 1024 * 1024
+
+IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
+"""Records of a stage that may be in work at once; where more wait, fetching stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticParts:
+    """What the semantic tier needs; without it the tier is off."""
+
+    embedder: Embedder
+    make_index: Callable[[int], VectorIndex]
+    """By partition."""
+    keeper: Keeper
+    decide: Semantic
+    plan: PlanWindow
+    wait_s: Callable[[Lane], float]
+    max_size: Callable[[Lane], int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """All that a worker is made of; see agents/compose.py for how settings become this."""
+
+    brokers: tuple[str, ...]
+    topics: Topics
+    partitions: int
+    data_dir: Path
+    store: Literal["rocksdb", "memory"]
+    catalogue: Catalogue
+    providers: Mapping[str, Provider]
+    keeper: Keeper
+    decide_route: Decide
+    semantic: SemanticParts | None
+    tenants: Mapping[str, str]
+    """Requests topics that belong to one tenant -> the tenant."""
+    default_tenant: str
+    ttl_s: int
+    permits: Mapping[Lane, int]
+    call: CallSettings
+    on_ambiguous: Callable[[str], OnAmbiguous]
+    ledger: LedgerSettings
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def only_worker_in(folder: Path) -> Iterator[None]:
+    """Raises `ConfigError` where another worker uses the folder: two would corrupt each other's stores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another worker uses the data folder {folder}: give each worker a folder of its own") from None
+        yield
+
+
+class Worker:
+    """One process's share of the pipeline."""
+
+    def __init__(self, parts: WorkerParts) -> None:
+        self.parts = parts
+        self.app = self._app()
+        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions)
+        self.clerk = Clerk(parts.catalogue)
+        self.controls = Controls(parts.brokers, parts.topics.controls)
+        self.limits = Limits(parts.permits, clock=time.monotonic)
+        self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
+        self.ledger = self._ledger()
+        self.calls = CallStage(self._call_parts())
+        self.queue = EmbedQueue(parts.semantic.embedder) if parts.semantic else None
+        self.shards: Shards | None = None
+        self.stages = self._stages()
+
+    def _app(self) -> SafeApp:
+        parts = self.parts
+        return create_app(
+            app_id(parts.topics), parts.brokers, parts.data_dir / "tables", store=parts.store, max_request_bytes=MAX_RECORD_BYTES
+        )
+
+    def _ledger(self) -> LedgerStage:
+        parts = self.parts
+        return LedgerStage(
+            topic=parts.topics.ledger,
+            fenced=self.fenced,
+            reader=LedgerLog(",".join(parts.brokers), parts.topics.ledger),
+            append=self.app.append,
+            index=lambda partition: RocksFlightIndex(parts.data_dir / "ledger" / str(partition)),
+            now=now_ms,
+            sleep=asyncio.sleep,
+            new_epoch=lambda: uuid.uuid4().hex,
+            settings=parts.ledger,
+        )
+
+    def _call_parts(self) -> CallParts:
+        parts = self.parts
+        return CallParts(
+            catalogue=parts.catalogue,
+            providers=parts.providers,
+            ledger=self.ledger,
+            limits=self.limits,
+            cap=lambda model, body: cap(model, body, day_of(now_ms())),
+            price=lambda model, usage, tier, at_ms: bill(model, usage, tier, day_of(at_ms)),
+            reemit=self._answer_again,
+            cancelled=self.controls.cancelled,
+            on_ambiguous=parts.on_ambiguous,
+            now=now_ms,
+            sleep=asyncio.sleep,
+            random=random.random,
+            settings=parts.call,
+        )
+
+    async def _answer_again(self, record: Completion | Failure) -> None:
+        outcome = self.clerk.outcome(record)
+        if outcome.answer is not None:
+            sends = self.outbox.batch()
+            sends.answer(outcome.answer, record.request.lane)
+            await sends.settle()
+
+    def _stages(self) -> Stages:
+        parts, app, out = self.parts, self.app, self.outbox
+        self.channels = Channels(app.channel(), app.channel(), app.channel())
+        to_semantic, to_coalesce, to_route = (to_channel(c) for c in (self.channels.semantic, self.channels.coalesce, self.channels.route))
+        semantic = parts.semantic
+        if semantic is not None:
+            self.shards = Shards.create(semantic.make_index, parts.brokers, parts.topics.vectors, semantic.keeper, now_ms)
+        table = app.safe_table(EXACT_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
+        lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
+        return Stages(
+            ingest=IngestStage(out, Door(parts.catalogue, parts.ttl_s), now_ms, parts.tenants, parts.default_tenant),
+            exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
+            embed=EmbedStage(self.queue, to_semantic, to_route),
+            semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
+            coalesce=CoalesceStage(semantic.plan, semantic.wait_s, semantic.max_size, to_route) if semantic else None,
+            route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
+            call=CallAgent(self.calls),
+            respond=RespondStage(out, self.clerk, self.ledger),
+        )
+
+    async def _assigned(self, partitions: frozenset[int]) -> None:
+        self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+        await asyncio.gather(
+            self.ledger.assigned(partitions),
+            self.stages.exact.assigned(partitions),
+            *([self.shards.assigned(partitions)] if self.shards else []),
+        )
+
+    async def _revoked(self, partitions: frozenset[int]) -> None:
+        await asyncio.gather(
+            self.ledger.revoked(partitions),
+            self.stages.exact.revoked(partitions),
+            *([self.shards.revoked(partitions)] if self.shards else []),
+        )
+        self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+
+    async def run(self, stop: asyncio.Event, *, on_ready: Callable[[int], None] | None = None) -> None:
+        """Runs until `stop` is set. `on_ready` hears the port of the health server once all partitions deliver.
+
+        Raises `ConfigError` or `Unavailable` where it can't start; then nothing was taken over.
+        """
+        parts = self.parts
+        await asyncio.to_thread(verify_topics, parts.brokers, topic_specs(parts.topics, parts.partitions, changelogs(parts.topics)))
+        build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)
+        self.app.on_assigned(self._assigned)
+        self.app.on_revoked(self._revoked)
+        health = Health(self)
+        await self.controls.start()
+        if self.shards is not None:
+            await self.shards.start()
+        port = await health.start()
+        announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
+        try:
+            await run_app(self.app, stop=stop)
+        finally:
+            announce.cancel()
+            await self._close(health)
+
+    async def _announce(self, port: int, on_ready: Callable[[int], None] | None) -> None:
+        await self.app.ready.wait()
+        log.info("the worker is ready", partitions=sorted(self.app.partitions), port=port)
+        if on_ready is not None:
+            on_ready(port)
+
+    async def _close(self, health: Health) -> None:
+        cut = await self.calls.drain(grace_s=5.0)
+        if cut:
+            log.warning("calls were under way at the end: they stay open in the ledger and are settled by the next owner", calls=cut)
+        await self.fenced.close()
+        await self.controls.stop()
+        if self.shards is not None:
+            await self.shards.stop()
+        if self.queue is not None:
+            self.queue.close()
+        for provider in {id(p): p for p in self.parts.providers.values()}.values():
+            await provider.close()
+        await health.stop()
