@@ -1,0 +1,287 @@
+"""The settings: one frozen object, read once from the environment and the file `.env`.
+
+what the program says  >  the environment  >  .env in the working folder  >  defaults
+
+Settings(caching=CachingConfig(similarity_threshold=0.95), kafka_brokers="broker:9092")
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import platformdirs
+import structlog
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ..pipeline.errors import ConfigError
+from ..pipeline.models import ProviderName
+from ..schemas.topics import Topics
+from .settings_fields import BatchingConfig, CachingConfig, RoutingConfig, env
+from .settings_names import SWITCH, check_names, is_address_of_a_service
+
+__all__ = ["BatchingConfig", "CachingConfig", "RoutingConfig", "Settings", "SettingsWarning", "load_settings"]
+
+log = structlog.get_logger(__name__)
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_NOT_FOR_WORKERS = frozenset({"api_host", "api_port", "api_workers", "api_keys_file", "api_timeout_seconds"})
+
+
+class SettingsWarning(UserWarning):
+    """A setting that is accepted and has no effect."""
+
+
+class Settings(BaseSettings):
+    """All settings. Raises `ConfigError` for unknown names and pydantic's `ValidationError` for bad values."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", case_sensitive=True, env_ignore_empty=True, env_file=".env", env_file_encoding="utf-8",
+        hide_input_in_errors=True,
+    )  # fmt: skip
+
+    batching: BatchingConfig = BatchingConfig()
+    caching: CachingConfig = CachingConfig()
+    routing: RoutingConfig = RoutingConfig()
+
+    # Where everything is. Nothing set: the embedded stack.
+    kafka_brokers: str | None = env("KAFKA_BROKERS", None, "host:port[,host:port]; unset: an embedded Apache Kafka")
+    kafka_topic_prefix: str = env("KAFKA_TOPIC_PREFIX", "", "begins the name of every topic and group", pattern=r"^[A-Za-z0-9._-]*$")
+    kafka_partitions: int = env("KAFKA_PARTITIONS", 4, "of every topic; can't be changed later", ge=1, le=1000)
+    kafka_replication_factor: int = env("KAFKA_REPLICATION_FACTOR", 1, "of every topic", ge=1, le=10)
+    qdrant_url: str | None = env("QDRANT_URL", None, "a Qdrant server; unset: Qdrant's engine in each worker")
+    qdrant_api_key: SecretStr | None = env("QDRANT_API_KEY", None, "its key")
+    qdrant_collection_name: str = env("QDRANT_COLLECTION_NAME", "semantic_cache", "the collection of the vectors", min_length=1)
+    clickhouse_url: str | None = env(
+        "CLICKHOUSE_URL", None, "http[s]://[user[:password]@]host[:port][/database]; unset: ClickHouse's engine in the sink"
+    )
+    home: Path | None = env("INFERENCE_ENGINE_HOME", None, "data folder; unset: the user's")
+
+    # Providers
+    openai_api_key: SecretStr | None = env("OPENAI_API_KEY", None, "opens OpenAI's models")
+    openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
+    anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models")
+    anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
+    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "opens Cohere's models")
+    vllm_base_url: str | None = env("VLLM_BASE_URL", None, "a vLLM server, e.g. http://host:8000/v1")
+    vllm_api_key: SecretStr | None = env("VLLM_API_KEY", None, "its key, where it wants one")
+    simulated_latency_ms: int = env("SIMULATED_LATENCY_MS", 50, "how long the simulated provider thinks", ge=0, le=600_000)
+    models_file: Path | None = env("MODELS_FILE", None, "a models.toml, merged over the built-in one")
+    models_enabled: Mapping[str, bool] = Field({}, description="by MODELS_<NAME>_ENABLED")
+
+    # Embeddings
+    embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
+    embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
+    embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
+    embedding_threads: int | None = env("EMBEDDING_THREADS", None, "threads of the embedder in one worker; unset: all cores", ge=1)
+
+    # Promises
+    max_attempts: int = env("MAX_ATTEMPTS", 3, "payments of one request, at most", ge=1, le=20)
+    call_timeout_seconds: float = env("CALL_TIMEOUT_SECONDS", 120.0, "of one provider call", gt=0, le=3600, allow_inf_nan=False)
+    max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
+    dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
+    on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
+    default_tenant: str = env("DEFAULT_TENANT", "local", "of the command line and of callers on loopback", min_length=1, max_length=256)
+
+    # Workers
+    workers: int = env("WORKERS", 1, "worker processes of the embedded stack", ge=1, le=64)
+    store: Literal["rocksdb", "memory"] = env("STORE", "rocksdb", "where a worker keeps its tables")
+
+    # The gateway
+    api_host: str = env("API_HOST", "127.0.0.1", "where the gateway listens; beyond loopback only with API_KEYS_FILE")
+    api_port: int = env("API_PORT", 8000, "its port", ge=0, le=65535)
+    api_workers: int = env("API_WORKERS", 1, "its processes", ge=1, le=64)
+    api_keys_file: Path | None = env("API_KEYS_FILE", None, "TOML: which key is which tenant")
+    api_timeout_seconds: float = env(
+        "API_TIMEOUT_SECONDS", 120.0, "how long a caller waits for an answer", gt=0, le=3600, allow_inf_nan=False
+    )
+
+    # What it tells
+    prometheus_port: int | None = env("PROMETHEUS_PORT", None, "port of the workers' metrics; unset: none", ge=1, le=65535)
+    enable_tracing: bool = env("ENABLE_TRACING", False, "OpenTelemetry spans")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = env("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the program says, the environment, `.env`: each by the names of the fields."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, EnvSettingsSource)
+        return (
+            Said(settings_cls, init_settings),
+            Named(settings_cls, env_settings.env_vars, "the environment"),
+            Named(settings_cls, dotenv_settings.env_vars, "the file .env"),
+        )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.api_host not in _LOOPBACK and self.api_keys_file is None:
+            raise ValueError(
+                f"API_HOST={self.api_host} opens the gateway to the network, where every caller needs a key; "
+                "set API_KEYS_FILE, or API_HOST=127.0.0.1"
+            )
+        if self.kafka_brokers is not None and not self.brokers:
+            raise ValueError("KAFKA_BROKERS names no broker; give host:port[,host:port], or unset it for the embedded Kafka")
+        return self
+
+    @property
+    def brokers(self) -> list[str]:
+        """Addresses out of KAFKA_BROKERS; empty where the embedded stack is used."""
+        return [b.strip() for b in (self.kafka_brokers or "").split(",") if b.strip()]
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.kafka_topic_prefix)
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the embedded stack and the workers keep their data; absolute."""
+        return (self.home or platformdirs.user_data_path("inference-engine", appauthor=False)).expanduser().absolute()
+
+    @property
+    def providers(self) -> tuple[ProviderName, ...]:
+        """Those that are set up; only `simulated` where none is."""
+        set_up: list[tuple[ProviderName, object]] = [
+            ("openai", self.openai_api_key or self.openai_base_url),
+            ("anthropic", self.anthropic_api_key or self.anthropic_base_url),
+            ("cohere", self.cohere_api_key),
+            ("vllm", self.vllm_base_url),
+        ]
+        return tuple(name for name, given in set_up if given) or ("simulated",)
+
+    def hash_for_workers(self) -> str:
+        """Hex SHA-256 of all that a worker's behaviour depends on: it is started anew where this differs.
+
+        Covers secrets, the version and the content of the models file.
+        """
+        values = {name: _plain(getattr(self, name)) for name in sorted(type(self).model_fields) if name not in _NOT_FOR_WORKERS}
+        models = self.models_file.read_bytes() if self.models_file is not None and self.models_file.is_file() else b""
+        text = json.dumps([version("inference-engine"), values, hashlib.sha256(models).hexdigest()], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redacted(value)
+
+
+class Said(PydanticBaseSettingsSource):
+    """What the program gives to `Settings(...)`: a group says only the fields that it sets, the rest comes from the environment."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(settings_cls)
+        self._given = given
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {k: v.model_dump(exclude_unset=True) if isinstance(v, BaseModel) else v for k, v in self._given().items()}
+
+
+class Named(PydanticBaseSettingsSource):
+    """Values by their environment names."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, str | None], source: str) -> None:
+        super().__init__(settings_cls)
+        self._values = {name: value for name, value in values.items() if value}
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        names = env_names()
+        for notice in check_names(self._values, names, self._source):
+            warnings.warn(notice, SettingsWarning, stacklevel=2)
+        found: dict[str, Any] = {}
+        for name, path in names.items():
+            value = self._values.get(name)
+            if value is not None and not is_address_of_a_service(value):
+                *groups, field = path
+                (found.setdefault(groups[0], {}) if groups else found)[field] = _parsed(name, value)
+        if switches := self._switches():
+            found["models_enabled"] = switches
+        return found
+
+    def _switches(self) -> dict[str, str]:
+        return {m[1].lower(): value for name, value in self._values.items() if (m := SWITCH.fullmatch(name))}
+
+
+def env_names() -> dict[str, tuple[str, ...]]:
+    """Every environment name -> the path of its field: ("kafka_brokers",) or ("caching", "ttl_seconds")."""
+    return dict(_walk(Settings, ()))
+
+
+def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, (*path, name))
+        elif isinstance(extra, dict) and "env" in extra:
+            yield str(extra["env"]), (*path, name)
+
+
+def _parsed(name: str, value: str) -> Any:
+    """Text, which pydantic turns into the field's type; JSON for the one mapping."""
+    if name != "ROUTING_COMPLEXITY_WEIGHTS":
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ConfigError(f'{name} is not JSON; give it as {{"length": 0.2, "reasoning": 0.3, ...}}') from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def redacted(value: Any) -> Any:
+    """The value as it may be shown: secrets masked, passwords taken out of addresses."""
+    if isinstance(value, SecretStr):
+        return "**********"
+    if isinstance(value, str) and "://" in value and "@" in value:
+        parts = urlsplit(value)
+        return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    return value
+
+
+def load_settings(**said: Any) -> Settings:
+    """For programs with people in front of them: every mistake is a `ConfigError`, replaced settings are logged."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SettingsWarning)
+        try:
+            settings = Settings(**said)
+        except ValidationError as error:
+            raise ConfigError(_explained(error)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the file .env can't be read ({error}); correct or remove it") from None
+    for item in caught:
+        log.warning(str(item.message))
+    return settings
+
+
+def _explained(error: ValidationError) -> str:
+    by_path = {path: name for name, path in env_names().items()}
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        path = tuple(str(p) for p in item["loc"])
+        name = by_path.get(path) or next((n for p, n in by_path.items() if p == path[: len(p)]), None)
+        text = item["msg"].removeprefix("Value error, ")
+        if path[:1] == ("models_enabled",) and len(path) > 1:
+            name = f"MODELS_{path[1].upper()}_ENABLED"
+        lines.append(f"{name or '.'.join(path)}: {text}" if path and (name or path[-1] not in ("batching", "routing")) else text)
+    return "the settings are wrong, nothing was started: " + "; ".join(lines)

@@ -1,0 +1,81 @@
+"""The groups of the settings, and how a field says which environment name it is read from."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {"length": 0.2, "reasoning": 0.3, "domain": 0.2, "context": 0.15, "output": 0.15}
+
+
+def env(name: str, default: Any, text: str, **constraints: Any) -> Any:
+    """A field with its environment name and the sentence that explains it."""
+    return Field(default, description=text, json_schema_extra={"env": name}, **constraints)
+
+
+class Group(BaseModel):
+    """Frozen; an unknown field is an error, as an unknown environment name is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class BatchingConfig(Group):
+    """How long requests are gathered, and how many at once. Times in ms."""
+
+    min_size: int = env("BATCH_MIN_SIZE", 4, "the standard lane gathers at least so many requests while its wait allows", ge=1)
+    max_size: int = env("BATCH_MAX_SIZE", 64, "the most requests gathered at once", ge=1, le=1024)
+    max_wait_ms: int = env("BATCH_MAX_WAIT_MS", 50, "the longest gathering in the standard lane, ms", ge=0, le=60_000)
+    target_latency_p95: int = env("BATCH_TARGET_LATENCY_P95", 100, "gathering shrinks above this p95, ms", ge=1)
+    enable_semantic_grouping: bool = env(
+        "BATCH_ENABLE_SEMANTIC_GROUPING", True, "send similar requests of a scope together, and near-identical ones once"
+    )
+    similarity_threshold: float = env(
+        "BATCH_SIMILARITY_THRESHOLD", 0.85, "cosine from which waiting requests are one group", ge=0, le=1, allow_inf_nan=False
+    )
+    priority_lanes: bool = env("BATCH_PRIORITY_LANES", True, "false: every request takes the standard lane")
+    express_max_wait_ms: int = env("BATCH_EXPRESS_MAX_WAIT_MS", 10, "the longest gathering in the express lane, ms", ge=0, le=60_000)
+    batch_max_wait_ms: int = env("BATCH_LANE_MAX_WAIT_MS", 200, "the longest gathering in the batch lane, ms", ge=0, le=60_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BatchingConfig":
+        if self.min_size > self.max_size:
+            raise ValueError(f"BATCH_MIN_SIZE ({self.min_size}) is above BATCH_MAX_SIZE ({self.max_size}); change one")
+        return self
+
+
+class CachingConfig(Group):
+    """The exact and the semantic cache, and the use of the providers' prompt caches."""
+
+    exact_cache_size: int = env("CACHE_EXACT_SIZE", 100_000, "answers kept in the exact cache, per engine", ge=0)
+    semantic_cache_size: int = env("CACHE_SEMANTIC_SIZE", 50_000, "answered prompts kept for similarity, per engine", ge=0)
+    prefix_cache_size: int = env("CACHE_PREFIX_SIZE", 1_000, "shared prefixes that are remembered", ge=0)
+    eviction_policy: Literal["lru", "lfu", "cost_aware"] = env("CACHE_EVICTION_POLICY", "lru", "what leaves a full cache first")
+    similarity_threshold: float = env(
+        "CACHE_SIMILARITY_THRESHOLD", 0.92, "cosine from which an answered prompt may answer another", ge=0, le=1, allow_inf_nan=False
+    )
+    ttl_seconds: int = env("CACHE_TTL_SECONDS", 3600, "age up to which an answer is given again, s; 0: never", ge=0)
+    semantic_enabled: bool = env("CACHE_SEMANTIC_ENABLED", True, "answer by similarity at all")
+    prefix_enabled: bool = env("CACHE_PREFIX_ENABLED", True, "mark shared prefixes for the providers' prompt caches")
+    max_memory_mb: int = env("CACHE_MAX_MEMORY_MB", 1024, "memory of the vectors of one worker, MB", ge=1)
+    embedding_dimension: int = env("EMBEDDING_DIMENSION", 384, "length of the vectors", ge=1, le=8192)
+
+
+class RoutingConfig(Group):
+    """Which model answers `auto`, and what happens when one fails."""
+
+    strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
+    cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
+    fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
+    circuit_breaker_threshold: int = env("ROUTING_CIRCUIT_BREAKER_THRESHOLD", 5, "failures in a row that pause a model", ge=1)
+    complexity_weights: Mapping[str, float] = env(
+        "ROUTING_COMPLEXITY_WEIGHTS", DEFAULT_WEIGHTS, 'weights of the complexity score, JSON: {"length": 0.2, ...}'
+    )
+
+    @field_validator("complexity_weights")
+    @classmethod
+    def _weighs(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        if set(value) != set(DEFAULT_WEIGHTS):
+            raise ValueError(f"complexity_weights must name exactly {', '.join(DEFAULT_WEIGHTS)}")
+        if not all(0 <= w <= 1 for w in value.values()) or abs(sum(value.values()) - 1) > 1e-6:
+            raise ValueError(f"complexity_weights must each lie between 0 and 1 and add up to 1, not to {sum(value.values()):g}")
+        return dict(value)
