@@ -1,6 +1,6 @@
-"""What a job did and cost, in one record: summed from its responses as they come, or asked from the cost store."""
+"""What a job did and cost, in one record, asked from the cost store; `run` sums its own from the responses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import orjson
 
 from ..connectors.sink_http import plain_decimal
-from ..schemas.responses import ResponseLine
 
 CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")
 """Why a dollar was not spent, in the order in which the flow credits them."""
@@ -61,57 +60,6 @@ class JobSummary:
             },
             option=orjson.OPT_INDENT_2,
         )
-
-
-class Tally:
-    """Adds up responses as they come; constant memory. Each response once: the caller drops repeats."""
-
-    def __init__(self) -> None:
-        self.answered = 0
-        self.failed = 0
-        self.provider_calls = 0
-        self.cached = dict.fromkeys(TIERS, 0)
-        self.cost_usd = Decimal(0)
-        self.counterfactual_usd = Decimal(0)
-        self.saved_usd = dict.fromkeys(CAUSES, Decimal(0))
-
-    def add(self, line: ResponseLine) -> None:
-        """One response of the job."""
-        if line.error is None:
-            self.answered += 1
-        else:
-            self.failed += 1
-        engine = line.engine
-        if engine.cache.tier == "none":
-            self.provider_calls += engine.attempts
-        elif line.error is None:
-            self.cached[engine.cache.tier] += 1
-        self.cost_usd += Decimal(engine.cost_usd)
-        self.counterfactual_usd += Decimal(engine.counterfactual_usd)
-        for cause in CAUSES:
-            self.saved_usd[cause] += Decimal(getattr(engine.savings, cause))
-
-    def summary(self, *, seconds: Decimal, requests: int | None = None) -> JobSummary:
-        """`requests` where more were asked than answered yet; default all that were answered or failed."""
-        return JobSummary(
-            requests=self.answered + self.failed if requests is None else requests,
-            answered=self.answered,
-            failed=self.failed,
-            cached=dict(self.cached),
-            provider_calls=self.provider_calls,
-            cost_usd=self.cost_usd,
-            counterfactual_usd=self.counterfactual_usd,
-            saved_usd=dict(self.saved_usd),
-            seconds=seconds,
-        )
-
-
-def summary_of_responses(lines: Iterable[ResponseLine], *, seconds: Decimal) -> JobSummary:
-    """The summary of a whole answers file."""
-    tally = Tally()
-    for line in lines:
-        tally.add(line)
-    return tally.summary(seconds=seconds)
 
 
 ALL = """(job = {job:String} OR {job:String} = '') AND (tenant_id = {tenant:String} OR {tenant:String} = '')"""

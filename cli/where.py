@@ -1,15 +1,13 @@
-"""Where this machine keeps the costs, by the settings of the environment."""
+"""Where this machine keeps the costs, by its settings."""
 
-import os
-from pathlib import Path
-
-from platformdirs import user_data_path
-
+from ..agents.settings import load_settings
+from ..connectors.data_folder import DataFolder
+from .children import SINK
 from .costs_access import CostsLocation
 
 
 def costs_location() -> CostsLocation:
-    """Reads the environment once per command."""
-    data = os.environ.get("INFERENCE_ENGINE_DATA_DIR")
-    folder = Path(data) if data else user_data_path("inference-engine")
-    return CostsLocation(clickhouse_url=os.environ.get("CLICKHOUSE_URL") or None, sink_state=folder / "sink.json", folder=folder / "costs")
+    """A server where CLICKHOUSE_URL names one, else the sink's places in the data folder. Raises `ConfigError`."""
+    settings = load_settings()
+    folder = DataFolder(settings.data_dir)
+    return CostsLocation(clickhouse_url=settings.clickhouse_url, sink_state=folder.state_file(SINK), folder=folder.costs)

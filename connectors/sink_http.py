@@ -87,7 +87,7 @@ class SinkClient:
 
     def __init__(self, url: str, *, timeout: float = 90.0) -> None:
         """`url` as the sink's state file says, e.g. `http://127.0.0.1:12345`; `timeout` in seconds bounds a query."""
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._timeout = timeout
         # The sink is on loopback: a proxy of the environment must not see it.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -107,7 +107,7 @@ class SinkClient:
 
     def _post(self, path: str, body: Mapping[str, Any], timeout: float) -> bytes:
         request = urllib.request.Request(
-            self._url + path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}, method="POST"
+            self.url + path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}, method="POST"
         )
         try:
             with self._opener.open(request, timeout=timeout) as response:
@@ -116,7 +116,7 @@ class SinkClient:
             raise _engine_error(error) from error
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(
-                f"The sink at {self._url} does not answer ({error}): costs wait on their topic, none is lost. "
+                f"The sink at {self.url} does not answer ({error}): costs wait on their topic, none is lost. "
                 "Start it with `inference-engine up`, or look at its log.",
                 code="sink_down",
             ) from error

@@ -23,10 +23,12 @@ class Store:
         self.down = False
         self.bad: set[str] = set()
         self.gate: threading.Event | None = None
+        self.tried = threading.Event()
 
     def insert(self, events: Sequence[CostEvent]) -> None:
         if self.gate is not None:
             assert self.gate.wait(10)
+        self.tried.set()
         if self.down:
             raise Unavailable("down")
         if any(e.event_id in self.bad for e in events):
@@ -61,15 +63,35 @@ async def test_nobody_is_told_stored_before_the_insert_returned() -> None:
     assert store.inserts == [["a"]]
 
 
-async def test_a_store_that_is_down_fails_those_who_wait_and_takes_them_again_later() -> None:
+async def test_while_the_store_is_down_everybody_waits_and_then_all_is_stored() -> None:
     store = Store()
-    sink = CostSink(store.insert, max_wait=0)
     store.down = True
-    results = await asyncio.gather(sink.add([event("a")]), sink.add([event("b")]), return_exceptions=True)
-    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    sink = CostSink(store.insert, max_wait=0)
+    adding = asyncio.gather(sink.add([event("a")]), sink.add([event("b")]))
+    assert await asyncio.to_thread(store.tried.wait, 10)
+    assert not adding.done()
     store.down = False
-    await asyncio.gather(sink.add([event("a")]), sink.add([event("b")]))
+    await asyncio.wait_for(adding, 20)
     assert sorted(e for rows in store.inserts for e in rows) == ["a", "b"]
+    assert sink.trouble is None
+
+
+async def test_closing_while_the_store_is_down_tells_nobody_stored() -> None:
+    store = Store()
+    store.down = True
+    sink = CostSink(store.insert, max_wait=0)
+    adding = asyncio.create_task(sink.add([event("a")]))
+    assert await asyncio.to_thread(store.tried.wait, 10)
+    await asyncio.wait_for(sink.close(), 20)
+    with pytest.raises(Unavailable):
+        await adding
+
+
+async def test_a_source_that_can_deliver_no_more_is_not_kept_waiting() -> None:
+    store = Store()
+    sink = CostSink(store.insert, max_packets=3, max_wait=3600)
+    await asyncio.wait_for(asyncio.gather(*(sink.add([event(f"{p}")]) for p in range(3))), 10)
+    assert [len(rows) for rows in store.inserts] == [3]
 
 
 async def test_one_bad_event_is_named_and_keeps_no_other_out() -> None:
