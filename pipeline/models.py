@@ -53,6 +53,8 @@ class Model:
     """False where the provider refuses temperature and top_p other than the default."""
     image_tokens: int | None = None
     """The most input tokens that one image can cost; None: not known, so that images have no price cap."""
+    auto: bool = True
+    """May be chosen for a request that leaves the choice to this engine; otherwise it must be asked for by name."""
     price_as: ProviderName | None = None
     """Whose price table applies; None: the provider's own. Set where another provider stands in."""
     why_disabled: str = ""

@@ -1,0 +1,35 @@
+"""Providers of answers: one file per protocol, the simulated one beside them, one conformance suite over all."""
+
+from ...pipeline.models import ProviderName
+from ...pipeline.ports import Provider
+from .anthropic import ANTHROPIC_URL, AnthropicProvider
+from .openai import OPENAI_URL, OpenAIProvider
+from .simulated import SimulatedOptions, SimulatedProvider
+from .vllm import VllmProvider
+
+
+def build_providers(
+    *,
+    openai_api_key: str | None = None,
+    openai_base_url: str | None = None,
+    anthropic_api_key: str | None = None,
+    anthropic_base_url: str | None = None,
+    vllm_base_url: str | None = None,
+    vllm_api_key: str | None = None,
+    simulated: SimulatedOptions | None = None,
+) -> dict[ProviderName, Provider]:
+    """The providers that are set up: those with a key or, for servers of one's own that need none, a base URL.
+
+    Where none is, or `simulated` is given, the simulated one is among them: hand the keys of the result to
+    `Catalogue.for_providers` to get the models that can be asked. Raises `ConfigError` for what isn't a URL.
+    """
+    built: dict[ProviderName, Provider] = {}
+    if openai_api_key or openai_base_url:
+        built["openai"] = OpenAIProvider(openai_api_key, openai_base_url or OPENAI_URL)
+    if anthropic_api_key or anthropic_base_url:
+        built["anthropic"] = AnthropicProvider(anthropic_api_key, anthropic_base_url or ANTHROPIC_URL)
+    if vllm_base_url:
+        built["vllm"] = VllmProvider(vllm_base_url, vllm_api_key)
+    if simulated is not None or not built:
+        built["simulated"] = SimulatedProvider(simulated)
+    return built

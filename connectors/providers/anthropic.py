@@ -1,0 +1,57 @@
+"""Anthropic messages on the thin transport, spoken to in the form of chat completions."""
+
+import time
+from collections.abc import Mapping
+
+from ...pipeline.errors import Charged
+from ...pipeline.models import Model
+from ...pipeline.ports import ProviderReply
+from ...schemas.record import JsonObject
+from .anthropic_form import chat_usage, read_usage, tier_of, to_completion, to_messages
+from .failures import loads, same_model, unreadable
+from .transport import Transport, call_headers, parse_base_url
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+API_VERSION = "2023-06-01"
+
+
+class AnthropicProvider:
+    """Translates each chat completion into a messages request, and its reply back."""
+
+    def __init__(self, api_key: str | None, base_url: str = ANTHROPIC_URL) -> None:
+        base = parse_base_url("anthropic", base_url, "ANTHROPIC_BASE_URL")
+        # The SDK's base URL has no version in it; people write it with one all the same.
+        self._url = base / "messages" if base.name == "v1" else base / "v1/messages"
+        headers = {"anthropic-version": API_VERSION} | ({"x-api-key": api_key} if api_key else {})
+        self._transport = Transport("anthropic", headers, "ANTHROPIC_API_KEY", api_key)
+
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        """See `Provider.complete`."""
+        request = to_messages(model, body)
+        headers, raw = await self._transport.post(self._url, request, timeout, call_headers(metadata))
+        return read_reply(model, request, loads("anthropic", raw), headers.get("request-id"), int(time.time()))
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+
+def read_reply(model: Model, request: JsonObject, reply: JsonObject, request_id: str | None, created_s: int) -> ProviderReply:
+    """The reply of a messages request. Raises `Ambiguous` and `Charged` as `chat_form.read_completion` does."""
+    raw_usage = reply.get("usage")
+    usage = read_usage("anthropic", raw_usage, _asks_for_hour(raw_usage, request))
+    if not same_model(model.provider_model, reply.get("model")):
+        raise unreadable("anthropic", f"as model {str(reply.get('model'))[:80]!r} in place of {model.provider_model!r}", "wrong_model")
+    made = to_completion(reply, created_s)
+    call_id = request_id or str(reply.get("id") or "")
+    if made is None:
+        raise Charged("anthropic billed an answer without readable content; ask again", usage=usage, request_id=call_id)
+    body, finish = made
+    body["usage"] = chat_usage(usage)
+    return ProviderReply(body, usage, finish, call_id, tier_of(raw_usage or {}))
+
+
+def _asks_for_hour(usage: object, request: JsonObject) -> bool:
+    """Only looked for where a reply says that something was written and not for how long."""
+    if not isinstance(usage, dict) or usage.get("cache_creation") or not usage.get("cache_creation_input_tokens"):
+        return False
+    return "1h" in repr(request)

@@ -1,0 +1,57 @@
+"""Reads an OpenAI chat completion: usage, finish reason, service tier, and whether it can be billed by what it says."""
+
+from typing import Any
+
+from ...pipeline.errors import Charged
+from ...pipeline.ports import ProviderReply
+from ...schemas.answers import Usage
+from ...schemas.record import JsonObject
+from .failures import same_model, unreadable
+
+_TIERS = {None: "standard", "default": "standard", "auto": "standard", "fast": "priority"}
+
+
+def read_completion(provider: str, asked: str, body: JsonObject, request_id: str, tier_from: Any) -> ProviderReply:
+    """The reply of a chat completion. `tier_from`: the service tier as the provider names it.
+
+    Raises `Ambiguous` where usage is missing or can't be priced, or another model answered; `Charged` where usage is
+    readable and no choice is.
+    """
+    usage = read_usage(provider, body.get("usage"))
+    if not same_model(asked, body.get("model")):
+        raise unreadable(provider, f"as model {str(body.get('model'))[:80]!r} in place of {asked!r}", "wrong_model")
+    finish = _finish(body)
+    if finish is None:
+        raise Charged(f"{provider} billed an answer without a readable choice; ask again", usage=usage, request_id=request_id)
+    tier = tier_from if tier_from is None or isinstance(tier_from, str) else "unreadable"
+    return ProviderReply(body, usage, finish, request_id, _TIERS.get(tier) or str(tier))
+
+
+def read_usage(provider: str, usage: Any) -> Usage:
+    """Usage in the engine's terms; OpenAI counts cached tokens within the prompt's. Raises `Ambiguous`."""
+    if not isinstance(usage, dict):
+        raise unreadable(provider, "without usage", "usage_missing")
+    details = usage.get("prompt_tokens_details") or {}
+    if details.get("audio_tokens") or (usage.get("completion_tokens_details") or {}).get("audio_tokens"):
+        raise unreadable(provider, "with audio tokens, which have no price here", "usage_unpriced")
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    read, write = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+    counts = (prompt, completion, read, write)
+    if not all(type(n) is int and n >= 0 for n in counts) or read + write > prompt:  # type: ignore[operator]
+        raise unreadable(provider, "with usage that can't be", "usage_unreadable")
+    return Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=read, cache_write_tokens=write)  # type: ignore[arg-type]
+
+
+def _finish(body: JsonObject) -> str | None:
+    """The finish reason of all choices: `stop` only where every one is complete."""
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return None
+    found = "stop"
+    for choice in choices:
+        reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+        if not isinstance(reason, str) or not isinstance(choice.get("message"), dict):
+            return None
+        if reason != "stop":
+            found = reason
+    return found

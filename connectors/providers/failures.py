@@ -1,0 +1,143 @@
+"""What a provider's refusal means for the request and for the bill.
+
+The rule, by HTTP status of a reply to a request that was sent:
+
+- 408, 409, 425, 429, 503, 529: turned away before any token was made, so certainly not billed: `Unavailable`, not before
+  the time that the reply names.
+- every other 4xx, and 3xx: the request itself is refused, not billed, and would be refused again: `Rejected`.
+- every other 5xx (500, 502, 504, 520 to 527): something broke while it was worked on, or a gateway gave up waiting for an
+  answer that may have been finished: `Ambiguous`, booked at its cap.
+
+Without a reply: not connected is `Unavailable`, anything after that (timeout, reset, half an answer) is `Ambiguous`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from ...pipeline.errors import Ambiguous, EngineError, Rejected, Unavailable
+
+TURNED_AWAY = frozenset({408, 409, 425, 429, 503, 529})
+LONGEST_WAIT_S = 86_400.0
+
+_CODES = {401: "provider_auth", 403: "provider_auth", 404: "model_not_found", 413: "request_too_large"}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)")
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_KEY = re.compile(r"\b(?:sk|pk|key)-[A-Za-z0-9_\-*]{6,}")
+
+
+def failure(provider: str, key_setting: str, status: int, headers: Mapping[str, str], raw: bytes, now: float) -> EngineError:
+    """The error that a reply of this status is; `now` in seconds since the epoch, for headers that name a moment."""
+    code, said = _said(raw)
+    if status in TURNED_AWAY:
+        wait = retry_after(headers, now)
+        return Unavailable(
+            f"{provider} turned the call away ({status}{said}); nothing was billed", retry_after=wait, code=code or "unavailable"
+        )
+    if status in (401, 403):
+        # What the provider says about a key may quote it.
+        message = f"{provider} refused the credentials ({status}); nothing was billed: check {key_setting}"
+        return Rejected(message, code="provider_auth")
+    if status >= 500:
+        return Ambiguous(f"{provider} failed while working on the call ({status}{said}); it may have been billed", code="provider_failed")
+    if status < 400:
+        return Rejected(
+            f"{provider} answered {status} in place of an answer; nothing was billed: check its base URL", code="provider_redirect"
+        )
+    message = f"{provider} refused the request ({status}{said}); nothing was billed: correct the request, then ask again"
+    return Rejected(message, code=_CODES.get(status, "provider_rejected"))
+
+
+def _said(raw: bytes) -> tuple[str | None, str]:
+    """The provider's own code and words, short, and without anything that looks like a key."""
+    try:
+        error = orjson.loads(raw)["error"]
+        words, code = str(error["message"]), error.get("code") or error.get("type")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        words, code = raw[:200].decode("utf-8", "replace").strip(), None
+    words = _KEY.sub("[key]", words)[:400]
+    return (code if isinstance(code, str) else None), f": {words}" if words else ""
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the provider wants to be asked again, or None where it doesn't say. Header names in any case."""
+    named = _number(headers.get("retry-after-ms"), 1000.0)
+    if named is None:
+        named = _number(headers.get("retry-after"), 1.0)
+    if named is None:
+        named = _seconds_until(headers.get("retry-after"), now)
+    if named is None:
+        named = _exhausted(headers, now)
+    return None if named is None else min(max(named, 0.0), LONGEST_WAIT_S)
+
+
+def _number(value: str | None, divisor: float) -> float | None:
+    try:
+        number = float(value) / divisor if value is not None else math.nan
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _seconds_until(value: str | None, now: float) -> float | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value) if value[:4].isdigit() else parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+
+
+def _exhausted(headers: Mapping[str, str], now: float) -> float | None:
+    """When the limits that have nothing left are filled again: OpenAI names a duration, Anthropic a moment."""
+    waits = [
+        _duration(headers.get(f"x-ratelimit-reset-{kind}")) or 0.0
+        for kind in ("requests", "tokens")
+        if _number(headers.get(f"x-ratelimit-remaining-{kind}"), 1.0) == 0
+    ]
+    waits += [
+        _seconds_until(headers.get(f"anthropic-ratelimit-{kind}-reset"), now) or 0.0
+        for kind in ("requests", "tokens", "input-tokens", "output-tokens")
+        if _number(headers.get(f"anthropic-ratelimit-{kind}-remaining"), 1.0) == 0
+    ]
+    waits = [w for w in waits if w > 0]
+    return max(waits) if waits else None
+
+
+def _duration(value: str | None) -> float | None:
+    if value is None:
+        return None
+    parts: list[tuple[str, str]] = _DURATION.findall(value)
+    if not parts:
+        return _number(value, 1.0)
+    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+def unreadable(provider: str, why: str, code: str = "unreadable_reply") -> Ambiguous:
+    """A reply that came and can't be billed by what it says."""
+    return Ambiguous(f"{provider} answered, but {why}; the call may have been billed and is booked at its cap", code=code)
+
+
+def loads(provider: str, raw: bytes) -> dict[str, Any]:
+    """The JSON object of a reply with status 200. Raises `Ambiguous` where it isn't one."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise unreadable(provider, "not with whole JSON") from None
+    if not isinstance(body, dict):
+        raise unreadable(provider, "not with a JSON object")
+    return body
+
+
+def same_model(asked: str, got: object) -> bool:
+    """Whether a reply is of the model that was asked for: a dated name of it is."""
+    if not isinstance(got, str):
+        return False
+    wanted, name = asked.rsplit("/", 1)[-1].lower().removesuffix("-latest"), got.rsplit("/", 1)[-1].lower()
+    return name == wanted or (name.startswith(wanted) and bool(re.fullmatch(r"[-@:](?:\d[\d-]*|latest)", name[len(wanted) :])))

@@ -1,0 +1,57 @@
+"""OpenAI chat completions, and every server that speaks their protocol, on the thin transport."""
+
+from collections.abc import Mapping
+
+from ...pipeline.models import Model
+from ...pipeline.ports import ProviderReply
+from ...schemas.record import JsonObject
+from .chat_form import read_completion
+from .failures import loads
+from .transport import Transport, call_headers, parse_base_url
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class OpenAIProvider:
+    """Sends bodies as they are, with the model's name put in.
+
+    At OpenAI itself two fields are made certain: without `service_tier` a project's own setting could choose a dearer
+    tier than the price cap, so `default` is asked for; and `max_tokens`, which newer models refuse, goes by its new name.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None,
+        base_url: str = OPENAI_URL,
+        *,
+        name: str = "openai",
+        key_setting: str = "OPENAI_API_KEY",
+        url_setting: str = "OPENAI_BASE_URL",
+    ) -> None:
+        base = parse_base_url(name, base_url, url_setting)
+        self._name = name
+        self._url = base / "chat/completions"
+        self._official = base.host == "api.openai.com" or str(base.host).endswith(".api.openai.com")
+        self._transport = Transport(name, {"Authorization": f"Bearer {api_key}"} if api_key else {}, key_setting, api_key)
+
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        """See `Provider.complete`. Asks for a whole answer, whatever `stream` says."""
+        headers, raw = await self._transport.post(self._url, self.request(model, body), timeout, call_headers(metadata))
+        reply = loads(self._name, raw)
+        request_id = headers.get("x-request-id") or str(reply.get("id") or "")
+        return read_completion(self._name, model.provider_model, reply, request_id, reply.get("service_tier"))
+
+    def request(self, model: Model, body: JsonObject) -> JsonObject:
+        """The body as it is sent."""
+        sent = {**body, "model": model.provider_model}
+        if "stream" in sent:
+            del sent["stream"]
+            sent.pop("stream_options", None)
+        if self._official:
+            sent.setdefault("service_tier", "default")
+            if sent.get("max_tokens") is not None:
+                sent.setdefault("max_completion_tokens", sent.pop("max_tokens"))
+        return sent
+
+    async def close(self) -> None:
+        await self._transport.close()

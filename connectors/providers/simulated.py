@@ -1,0 +1,121 @@
+"""The simulated provider, in process: deterministic answers, real prices, faults on demand, a bill of its own."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...pipeline.errors import Ambiguous, Charged, Rejected
+from ...pipeline.models import Model
+from ...pipeline.ports import ProviderReply
+from ...schemas.answers import Usage
+from ...schemas.record import JsonObject
+from ..simulated_bill import Bill, price
+from ..simulation import UNBILLED_FAULTS, Answered, Asked, FaultRule, Faults, answer, asked_of_chat
+from .failures import failure, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedOptions:
+    """How the simulated provider behaves."""
+
+    latency_s: float = 0.0
+    bill: Path | None = None
+    """A file that gets one JSON line per billed call, on disk before the answer is given."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Known answers by last user message."""
+    seed: int = 0
+
+
+class SimulatedProvider:
+    """Answers from `simulation`. `faults` and `bill` are open to tests and reports."""
+
+    def __init__(self, options: SimulatedOptions | None = None) -> None:
+        self._options = options or SimulatedOptions()
+        self.faults = Faults(self._options.seed)
+        self.bill = Bill(self._options.bill)
+        self._numbers = itertools.count(1)
+
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        """See `Provider.complete`."""
+        try:
+            asked = asked_of_chat(model.provider_model, body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Rejected(f"simulated refused the request (400: {error}); nothing was billed", code="provider_rejected") from None
+        fault = self.faults.pick(asked.text)
+        if self._options.latency_s:
+            await asyncio.sleep(self._options.latency_s)
+        if fault is not None and fault.kind in UNBILLED_FAULTS:
+            await _unbilled(fault, timeout)
+        made = answer(asked, self._options.answers)
+        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        request_id = f"sim-{next(self._numbers):08d}"
+        pico = price(model.provider_model, usage, asked.tier, model.prices)
+        await self.bill.add(asked.model, asked.text, request_id, metadata.get("attempt", ""), usage, pico)
+        if fault is not None:
+            await _billed(fault, timeout, usage, request_id)
+        reply = completion(asked, made, request_id)
+        return ProviderReply(reply, usage, made.finish, request_id, asked.tier)
+
+    async def close(self) -> None:
+        self.bill.close()
+
+
+async def _unbilled(fault: FaultRule, timeout: float) -> None:
+    if fault.kind == "hang":
+        await asyncio.sleep(timeout)
+        raise Ambiguous(f"simulated: no answer within {timeout:g} s after the call was sent; it may have been billed")
+    status = int(fault.kind.partition("-")[0])
+    headers = {"retry-after": str(fault.retry_after)} if fault.kind == "429" else {}
+    raise failure("simulated", "the simulated provider's key", status, headers, b'{"error": {"message": "asked to fail"}}', 0.0)
+
+
+async def _billed(fault: FaultRule, timeout: float, usage: Usage, request_id: str) -> None:
+    if fault.kind == "drip":
+        await asyncio.sleep(min(1.0, timeout / 2))
+    elif fault.kind == "no-choices":
+        raise Charged("simulated billed an answer without a readable choice; ask again", usage=usage, request_id=request_id)
+    elif fault.kind == "hang-billed":
+        await asyncio.sleep(timeout)
+        raise Ambiguous(f"simulated: no answer within {timeout:g} s after the call was sent; it may have been billed")
+    elif fault.kind == "billed-500":
+        raise failure("simulated", "", 500, {}, b"", 0.0)
+    elif fault.kind in ("no-usage", "wrong-model", "truncated"):
+        why = {"no-usage": "usage_missing", "wrong-model": "wrong_model", "truncated": "unreadable_reply"}[fault.kind]
+        raise unreadable("simulated", "was asked to fail", why)
+    else:
+        raise Ambiguous("simulated: the connection broke after the call was sent; it may have been billed")
+
+
+def completion(asked: Asked, made: Answered, request_id: str) -> JsonObject:
+    """The chat completion; equal questions get equal answers but for the id."""
+    if made.tool is not None:
+        call_id = "call_" + hashlib.blake2b(f"{made.tool}{made.arguments}".encode(), digest_size=8).hexdigest()
+        function = {"name": made.tool, "arguments": made.arguments}
+        messages: list[JsonObject] = [
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+                "refusal": None,
+            }
+        ]
+    else:
+        messages = [{"role": "assistant", "content": text, "refusal": None} for text in made.texts]
+    return {
+        "id": request_id,
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": asked.model,
+        "choices": [{"index": i, "message": m, "logprobs": None, "finish_reason": made.finish} for i, m in enumerate(messages)],
+        "usage": {
+            "prompt_tokens": asked.input_tokens,
+            "completion_tokens": made.output_tokens,
+            "total_tokens": asked.input_tokens + made.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "service_tier": "default" if asked.tier == "standard" else asked.tier,
+        "system_fingerprint": None,
+    }
