@@ -135,8 +135,11 @@ class FencedLog:
         owned.hurry.set()
         if owned.task is not None:
             await owned.task
-        # Closing joins librdkafka's threads: not on the event loop.
-        await self._in_thread(_close, owned.producer)
+        # Closing joins librdkafka's threads: not on the event loop. A fenced producer has nothing to roll back; dropping
+        # it is enough, and `close` would complain.
+        fenced, producers = isinstance(owned.lost, Fenced), [owned.producer]
+        del owned
+        await self._in_thread(_close, producers, not fenced)
 
     async def close(self) -> None:
         for partition in list(self._owned):
@@ -251,9 +254,11 @@ def _until_done(step: Callable[[], None]) -> None:
             return
 
 
-def _close(producer: Producer) -> None:
+def _close(producers: list[Producer], orderly: bool) -> None:
+    producer = producers.pop()
     producer.purge(blocking=False)
-    producer.close()
+    if orderly:
+        producer.close()
 
 
 def _fail(items: Sequence[_Item], why: Exception) -> None:

@@ -5,6 +5,8 @@ reader that sees uncommitted records (Faust's consumer does) may take an aborted
 safe side: it is waited for, then booked at its cap.
 """
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -13,6 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from ..pipeline.errors import Rejected, Unavailable
+
+_PACKETS_KEPT = 8
 
 
 class LedgerReader(Protocol):
@@ -32,11 +36,14 @@ class LedgerLog:
         self._brokers = brokers
         self._topic = topic
         self._timeout_ms = int(request_timeout_s * 1000)
+        self._fetcher: AIOKafkaConsumer | None = None
+        self._fetching = asyncio.Lock()
+        self._fetched: OrderedDict[tuple[int, int], bytes] = OrderedDict()
 
     async def end(self, partition: int) -> int:
         """The offset behind the last record, open transactions included. Raises `Unavailable`."""
         tp = TopicPartition(self._topic, partition)
-        async with self._consumer(tp, isolation="read_uncommitted") as consumer:
+        async with self._translated(tp), self._open(tp, isolation="read_uncommitted") as consumer:
             return int((await consumer.end_offsets([tp]))[tp])
 
     async def replay(self, partition: int, from_offset: int) -> AsyncIterator[tuple[int, bytes]]:
@@ -46,7 +53,7 @@ class LedgerLog:
         """
         end = await self.end(partition)
         tp = TopicPartition(self._topic, partition)
-        async with self._consumer(tp) as consumer:
+        async with self._translated(tp), self._open(tp) as consumer:
             oldest = int((await consumer.beginning_offsets([tp]))[tp])
             consumer.seek(tp, max(oldest, from_offset))
             while await consumer.position(tp) < end:
@@ -57,27 +64,50 @@ class LedgerLog:
     async def fetch(self, partition: int, offset: int) -> bytes:
         """The packet at this offset. Raises `Rejected` where it is not kept any more, `Unavailable`."""
         tp = TopicPartition(self._topic, partition)
-        gone = Rejected(
-            f"the answer at offset {offset} of {self._topic}/{partition} is not kept any more: it was paid for, and is not paid again",
-            code="answer_expired",
-        )
-        async with self._consumer(tp) as consumer:
-            consumer.seek(tp, offset)
-            end = int((await consumer.end_offsets([tp]))[tp])
-            while await consumer.position(tp) < end:
-                try:
-                    records = (await consumer.getmany(tp, timeout_ms=1_000, max_records=1)).get(tp, ())
-                except OffsetOutOfRangeError:
-                    raise gone from None
-                for record in records:
+        async with self._fetching, self._translated(tp):
+            # The members of one packet are asked for one after the other.
+            packet = self._fetched.get((partition, offset))
+            if packet is None:
+                packet = await self._fetch(tp, offset)
+                self._fetched[partition, offset] = packet
+                if len(self._fetched) > _PACKETS_KEPT:
+                    self._fetched.popitem(last=False)
+            return packet
+
+    async def _fetch(self, tp: TopicPartition, offset: int) -> bytes:
+        if self._fetcher is None:
+            consumer = self._consumer("read_committed")
+            await consumer.start()
+            self._fetcher = consumer
+        self._fetcher.assign([tp])
+        self._fetcher.seek(tp, offset)
+        end = int((await self._fetcher.end_offsets([tp]))[tp])
+        try:
+            while await self._fetcher.position(tp) < end:
+                for record in (await self._fetcher.getmany(tp, timeout_ms=1_000, max_records=1)).get(tp, ()):
                     if record.offset == offset and record.value is not None:
                         return bytes(record.value)
-                    raise gone
-        raise gone
+                    raise _gone(tp, offset)
+        except OffsetOutOfRangeError:
+            raise _gone(tp, offset) from None
+        raise _gone(tp, offset)
+
+    async def close(self) -> None:
+        if self._fetcher is not None:
+            await self._fetcher.stop()
 
     @asynccontextmanager
-    async def _consumer(self, tp: TopicPartition, isolation: str = "read_committed") -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(
+    async def _open(self, tp: TopicPartition, isolation: str = "read_committed") -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = self._consumer(isolation)
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            yield consumer
+        finally:
+            await consumer.stop()
+
+    def _consumer(self, isolation: str) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
             bootstrap_servers=self._brokers,
             isolation_level=isolation,
             enable_auto_commit=False,
@@ -85,13 +115,17 @@ class LedgerLog:
             request_timeout_ms=self._timeout_ms,
             max_partition_fetch_bytes=8 * 1024 * 1024,
         )
+
+    @asynccontextmanager
+    async def _translated(self, tp: TopicPartition) -> AsyncIterator[None]:
         try:
-            await consumer.start()
-            consumer.assign([tp])
-            yield consumer
+            yield
         except KafkaError as error:
-            if isinstance(error, OffsetOutOfRangeError):
-                raise
-            raise Unavailable(f"{self._topic}/{tp.partition} could not be read ({error!r}): nothing of it is paid until it is") from error
-        finally:
-            await consumer.stop()
+            raise Unavailable(f"{tp.topic}/{tp.partition} could not be read ({error!r}): nothing of it is paid until it is") from error
+
+
+def _gone(tp: TopicPartition, offset: int) -> Rejected:
+    return Rejected(
+        f"the answer at offset {offset} of {tp.topic}/{tp.partition} is not kept any more: it was paid for, and is not paid again",
+        code="answer_expired",
+    )
