@@ -1,6 +1,5 @@
 """Apache Kafka itself, one KRaft node on loopback, from the user's cache."""
 
-import contextlib
 import json
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from ..pipeline.errors import ConfigError
 from .java_runtime import JavaChoice, JavaRuntime, find_java
 from .kafka_config import log4j_properties, server_properties
 from .kafka_jars import kafka_classpath
-from .process import created_at, find_ours, spawn, stop, tail
+from .process import created_at, ended, ours, spawn, stop, tail
 from .state_file import write_atomically
 
 _TAKEN = ("Address already in use", "BindException")
@@ -65,7 +64,7 @@ class EmbeddedKafka:
         `port` None takes the port of the last time if it is free, else any free one. Raises ConfigError where the port is taken, Java or
         the jars are missing, or the broker doesn't answer in time (with the end of its log). The caller holds the folder's lock.
         """
-        data_dir = data_dir.absolute()
+        data_dir = data_dir.resolve()
         data_dir.mkdir(parents=True, exist_ok=True)
         running = self.adopt(data_dir)
         if running is not None:
@@ -94,28 +93,25 @@ class EmbeddedKafka:
 
         A broker process that doesn't answer within the time limit is stopped: it would keep the folder locked.
         """
-        data_dir = data_dir.absolute()
-        process = find_ours(_marker(data_dir))
-        if process is None:
-            return None
+        data_dir = data_dir.resolve()
         recorded = read_record(data_dir)
-        deadline = time.monotonic() + self.start_timeout_s
-        if recorded is not None and recorded.pid == process.pid:
-            while time.monotonic() < deadline and process.is_running():
+        for process in find_broker(data_dir):
+            deadline = time.monotonic() + self.start_timeout_s
+            while recorded is not None and recorded.pid == process.pid and time.monotonic() < deadline:
                 if _answers(recorded.bootstrap, recorded.cluster_id, 1.0):
                     return recorded
-        stop(process, timeout_s=30.0)
+                if created_at(process.pid) is None:
+                    break
+            stop(process, timeout_s=30.0)
         return None
 
     def stop(self, data_dir: Path, *, timeout_s: float = 30.0) -> bool:
         """Stop the broker of this folder, gracefully first. False where it had to be killed; True where it ended or none ran."""
-        data_dir = data_dir.absolute()
-        process = find_ours(_marker(data_dir))
-        return True if process is None else stop(process, timeout_s=timeout_s)
+        return all([stop(process, timeout_s=timeout_s) for process in find_broker(data_dir)])
 
     def _format(self, runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path) -> None:
         """Format the storage once; a format that was cut short is done again under the same cluster id."""
-        if (data_dir / "formatted").exists():
+        if (data_dir / "formatted").exists() and (data_dir / "logs" / "meta.properties").exists():
             return
         cluster = data_dir / "cluster.id"
         if not cluster.exists():
@@ -161,14 +157,13 @@ class EmbeddedKafka:
         write_atomically(data_dir / "broker.json", json.dumps(asdict(running)))
         deadline = time.monotonic() + self.start_timeout_s
         while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.05)  # the pause between two tries ends early when the broker dies
+            if ended(process, within_s=0.05):
                 if any(word in _since(data_dir / "server.log", log_start) for word in _TAKEN):
                     return None
-                raise ConfigError(f"the embedded Kafka ended with code {process.returncode} before it was ready; {_quoted(data_dir)}")
+                raise ConfigError(f"the embedded Kafka ended before it was ready; {_quoted(data_dir)}")
             if _accepts(port) and _answers(running.bootstrap, running.cluster_id, 2.0):
                 return running
-        stop(psutil.Process(process.pid), timeout_s=5.0)
+        stop(process, timeout_s=5.0)
         raise ConfigError(f"the embedded Kafka didn't answer within {self.start_timeout_s:.0f} s and was stopped; {_quoted(data_dir)}")
 
 
@@ -179,6 +174,12 @@ def read_record(data_dir: Path) -> RunningKafka | None:
         return RunningKafka(**record)
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def find_broker(data_dir: Path) -> list[psutil.Process]:
+    """The live broker processes of this folder: at most one, unless somebody meddled."""
+    marker = _marker(data_dir.resolve())
+    return ours(lambda arguments: marker in arguments)
 
 
 def _marker(data_dir: Path) -> str:

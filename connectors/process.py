@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -11,12 +12,15 @@ import psutil
 _CLOCK_SLACK_S = 2.0
 """Linux derives a start time from the wall clock at boot: a step of the clock shifts it."""
 
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, so that a child which ends while this command still runs can be collected."""
 
-def spawn(command: Sequence[str], *, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start `command` in its own session, its output appended to `log`; the death of the caller doesn't reach it."""
+
+def spawn(command: Sequence[str], *, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> psutil.Process:
+    """Start `command` in its own session, its output appended to `log`; the death of the caller doesn't reach it. Raises OSError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=sink,
@@ -25,6 +29,8 @@ def spawn(command: Sequence[str], *, log: Path, cwd: Path | None = None, env: Ma
             cwd=cwd,
             env=None if env is None else dict(env),
         )
+    _started.append(child)
+    return psutil.Process(child.pid)
 
 
 def created_at(pid: int) -> float | None:
@@ -36,55 +42,73 @@ def created_at(pid: int) -> float | None:
         return None
 
 
-def find_ours(marker: str, *, pid: int | None = None, created: float | None = None) -> psutil.Process | None:
-    """The live process of this user with `marker` as one of its arguments; None where there is none.
-
-    With `pid` and `created` only that process is looked at, so that a reused pid is never taken for ours.
-    """
-    if pid is not None:
-        started = created_at(pid)
-        if started is None or (created is not None and abs(started - created) > _CLOCK_SLACK_S):
-            return None
-        candidate = _process(pid)
-        return candidate if candidate is not None and _carries(candidate, marker) else None
-    return next((process for process in psutil.process_iter() if _carries(process, marker)), None)
+def same_process(process: psutil.Process, pid: int, created: float) -> bool:
+    """Whether a recorded pid and start time mean this process, and not an earlier holder of its pid."""
+    now = created_at(process.pid)
+    return process.pid == pid and now is not None and abs(now - created) <= _CLOCK_SLACK_S
 
 
-def _process(pid: int) -> psutil.Process | None:
-    try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
+def ours(belongs: Callable[[list[str]], bool]) -> list[psutil.Process]:
+    """The live processes of this user whose arguments satisfy `belongs`; their forks, which have the same arguments, are left out."""
+    found = [process for process in psutil.process_iter() if _is_ours(process, belongs)]
+    pids = {process.pid for process in found}
+    return [process for process in found if _parent(process) not in pids]
 
 
-def _carries(process: psutil.Process, marker: str) -> bool:
+def _is_ours(process: psutil.Process, belongs: Callable[[list[str]], bool]) -> bool:
     try:
         return (
             process.pid != os.getpid()
             and process.uids().real == os.getuid()
             and process.status() != psutil.STATUS_ZOMBIE
-            and marker in process.cmdline()
+            and belongs(process.cmdline())
         )
     except psutil.Error:  # gone in between, or another user's: not ours either way
         return False
 
 
-def stop(process: psutil.Process, *, timeout_s: float) -> bool:
-    """TERM, wait up to `timeout_s`, then KILL. True where it ended by itself. A process that is gone already counts as ended."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.terminate()
-        try:
-            _reap(process, timeout_s)
-        except psutil.TimeoutExpired:
-            process.kill()
-            _reap(process, 10.0)
-            return False
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def ended(process: psutil.Process, *, within_s: float) -> bool:
+    """Wait up to `within_s` for the end. A zombie has ended: its parent may be a command that will never collect it."""
+    try:
+        process.wait(timeout=within_s)
+    except psutil.TimeoutExpired:
+        return created_at(process.pid) is None
     return True
 
 
-def _reap(process: psutil.Process, timeout_s: float) -> None:
-    """Wait for the end; where it is our own child this also collects it."""
-    process.wait(timeout=timeout_s)
+def stop(process: psutil.Process, *, timeout_s: float) -> bool:
+    """TERM, wait up to `timeout_s`, then KILL with its whole group. True where it ended by itself or was gone already."""
+    try:
+        process.terminate()
+        remaining = timeout_s
+        while remaining > 0:  # in short steps: a zombie of another living command never satisfies a single long wait
+            if ended(process, within_s=min(0.25, remaining)):
+                return True
+            remaining -= 0.25
+        _kill_group(process)
+    except psutil.NoSuchProcess:
+        return True
+    for _ in range(40):
+        if ended(process, within_s=0.25):
+            break
+    return False
+
+
+def _kill_group(process: psutil.Process) -> None:
+    if not process.is_running():  # psutil compares the start time: the pid may belong to somebody else by now
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(process.pid) == process.pid:  # it leads its own session, see spawn
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def tail(path: Path, *, lines: int = 20) -> str:
