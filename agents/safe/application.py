@@ -134,7 +134,9 @@ class SafeApp(faust.App):
     def membership(self) -> Membership:
         """The worker's part in its group."""
         if self._membership is None:
-            self._membership = Membership(self, revoke_grace_s=self._timings["revoke_grace_s"])
+            self._membership = Membership(
+                self, session_timeout_s=self.conf.broker_session_timeout, revoke_grace_s=self._timings["revoke_grace_s"]
+            )
         return self._membership
 
     @property

@@ -5,21 +5,45 @@ done, and everything from it on is delivered again after a crash.
 """
 
 from collections.abc import Callable
+from time import monotonic
 
 from aiokafka import TopicPartition
+
+
+class Lease:
+    """Until when the group certainly still counts us in: one session timeout after our last answered heartbeat.
+
+    A process that was stopped for longer wakes up with claims that look intact; the lease says that they are not.
+    """
+
+    __slots__ = ("_seconds", "_until")
+
+    def __init__(self, session_timeout_s: float) -> None:
+        self._seconds = session_timeout_s
+        self._until = float("-inf")
+
+    def extend(self, sent_at: float) -> None:
+        """The group answered a heartbeat that was sent at `sent_at`, by the monotonic clock."""
+        self._until = max(self._until, sent_at + self._seconds)
+
+    @property
+    def valid(self) -> bool:
+        """Nobody else can own our partitions yet."""
+        return monotonic() < self._until
 
 
 class Claim:
     """One partition while it is ours. A lost claim is never revived: its late events can't touch its successor's progress."""
 
-    __slots__ = ("_unfinished", "alive", "committed", "current", "next_offset", "ready", "sparse", "suspect", "tp")
+    __slots__ = ("_lease", "_unfinished", "alive", "committed", "next_offset", "ready", "settled", "sparse", "suspect", "tp")
 
-    def __init__(self, tp: TopicPartition) -> None:
+    def __init__(self, tp: TopicPartition, lease: Lease) -> None:
         self.tp = tp
+        self._lease = lease
         self.alive = True
         """False for ever once the partition may have another owner."""
-        self.current = False
-        """True while we certainly own it: false before recovery and while the group is rebalancing."""
+        self.settled = False
+        """False before recovery and while the group is rebalancing."""
         self.ready = False
         """Recovered and positioned at least once."""
         self.next_offset = -1
@@ -60,9 +84,22 @@ class Claim:
         """Number of events handed out and not done."""
         return len(self._unfinished)
 
+    @property
+    def current(self) -> bool:
+        """We certainly own the partition at this moment."""
+        return self.settled and self._lease.valid
+
+    def successor(self) -> "Claim":
+        """A fresh claim on the same partition that hands out again what this one left unfinished; this one is lost."""
+        fresh = Claim(self.tp, self._lease)
+        fresh.position(self.commit_point)
+        fresh.committed, fresh.sparse, fresh.settled, fresh.ready = self.committed, self.sparse, self.settled, self.ready
+        self.lose()
+        return fresh
+
     def lose(self) -> None:
         """The partition may have another owner from here on."""
-        self.alive = self.current = False
+        self.alive = self.settled = False
 
     def check_gap(self, offset: int, seek: Callable[[TopicPartition, int], None]) -> bool:
         """True where `offset` may be handed out; otherwise the consumer was sent back to the first missing record.

@@ -8,6 +8,7 @@ agents' intakes, and a commit is the lowest unfinished offset of each claim.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -24,7 +25,6 @@ from .delivery import Delivered, Intake
 
 if TYPE_CHECKING:
     from .application import SafeApp
-    from .membership import Membership
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,21 @@ COMMIT_TIMEOUT_S = 10.0
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Forwards the group's decisions; awaited by aiokafka within its join."""
 
-    def __init__(self, membership: "Membership") -> None:
-        self._membership = membership
+    def __init__(self, app: "SafeApp") -> None:
+        self._app = app
+        self._membership = app.membership
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._membership.on_revoked()
+        try:
+            await self._membership.on_revoked()
+        except Exception as exc:
+            await self._app.crash(exc)  # aiokafka would only log it
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._membership.on_assigned(frozenset(assigned))
+        try:
+            await self._membership.on_assigned(frozenset(assigned))
+        except Exception as exc:
+            await self._app.crash(exc)  # aiokafka would only log it
 
 
 class SafeConsumer(Consumer):
@@ -87,6 +94,15 @@ class SafeConsumer(Consumer):
         await self.kafka.start()
         # While data that was not drained yet lies in the buffer, aiokafka holds the next fetch back this long.
         self.kafka._fetcher._prefetch_backoff = PREFETCH_BACKOFF_S
+        self._beat = self.kafka._coordinator._do_heartbeat
+        self.kafka._coordinator._do_heartbeat = self._heartbeat
+
+    async def _heartbeat(self) -> bool:
+        sent_at = monotonic()
+        answered = bool(await self._beat())
+        if answered:
+            self.app.membership.lease.extend(sent_at)
+        return answered
 
     async def on_stop(self) -> None:
         await self.commit()
@@ -95,7 +111,7 @@ class SafeConsumer(Consumer):
     async def subscribe(self, topics: Iterable[str]) -> None:
         wanted = set(topics)
         await self._verify(wanted)
-        self.kafka.subscribe(topics=sorted(wanted), listener=_Listener(self.app.membership))
+        self.kafka.subscribe(topics=sorted(wanted), listener=_Listener(self.app))
 
     async def _verify(self, wanted: set[str]) -> None:
         """Every topic exists, has an agent that commits safely, and every changelog has its table's partitions."""

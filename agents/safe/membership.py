@@ -9,13 +9,16 @@ A claim is kept where our generation is followed by the very next one: the group
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
-from .claims import Claim
+from ...pipeline.errors import ConfigError
+from .claims import Claim, Lease
 
 if TYPE_CHECKING:
     from .application import SafeApp
@@ -28,13 +31,14 @@ SETTLE_RETRY_S = 1.0
 class Membership:
     """All claims of one worker, and their transitions."""
 
-    def __init__(self, app: "SafeApp", *, revoke_grace_s: float) -> None:
+    def __init__(self, app: "SafeApp", *, session_timeout_s: float, revoke_grace_s: float) -> None:
         self.claims: dict[TopicPartition, Claim] = {}
         self.suspended = True
         """No handler may begin: before the first assignment, during a rebalance, after the stop."""
         self.ready = asyncio.Event()
         """All assigned partitions are recovered, positioned and being delivered."""
         self.generation = -1
+        self.lease = Lease(session_timeout_s)
         self._app = app
         self._grace_s = revoke_grace_s
         self._decided = asyncio.Event()
@@ -49,11 +53,11 @@ class Membership:
         return frozenset(tp.partition for tp in self.claims if tp.topic not in self._changelogs)
 
     async def still_ours(self, claim: Claim | None) -> bool:
-        """Waits for the end of a rebalance, then says whether `claim` outlived it."""
+        """Waits while `claim` is in doubt, then says whether it holds."""
         while claim is not None and claim.alive and not claim.current:
             await self._decided.wait()
             if claim.alive and not claim.current:
-                await asyncio.sleep(0.05)  # assigned again, recovery not finished
+                await asyncio.sleep(0.05)  # recovery, or the next heartbeat, is due
         return claim is None or claim.alive
 
     def rewind(self, topics: Iterable[str]) -> None:
@@ -61,13 +65,8 @@ class Membership:
         wanted = set(topics)
         for tp, old in list(self.claims.items()):
             if tp.topic in wanted and old.ready:
-                fresh = Claim(tp)
-                fresh.position(old.commit_point)
-                fresh.committed, fresh.sparse = old.committed, old.sparse
-                fresh.current, fresh.ready = old.current, True
-                old.lose()
-                self.claims[tp] = fresh
-                if old.current:
+                fresh = self.claims[tp] = old.successor()
+                if fresh.settled:
                     self._app.consumer_of_records.kafka.seek(tp, fresh.next_offset)
 
     # -- the two callbacks of the group
@@ -80,7 +79,7 @@ class Membership:
         self.suspend()
         await asyncio.gather(*(intake.idle(self._grace_s) for intake in self._app.consumer_of_records.intakes))
         for claim in self.claims.values():
-            claim.current = False
+            claim.settled = False
         for table in self._app.safe_tables:
             await table.quiesce()
         await self._app.consumer_of_records.commit()
@@ -91,6 +90,8 @@ class Membership:
         aiokafka sends no heartbeats until this returns.
         """
         consumer = self._app.consumer_of_records
+        self.lease.extend(monotonic())
+        self._check_colocation(assigned)
         generation = int(consumer.kafka._coordinator.generation)
         consecutive = generation == self.generation + 1
         self.generation = self._app.consumer_generation_id = generation
@@ -102,17 +103,32 @@ class Membership:
             table.forget_lost()
         fresh = assigned - kept
         for tp in fresh:
-            self.claims[tp] = Claim(tp)
+            self.claims[tp] = Claim(tp, self.lease)
         hold = [tp for tp in assigned if tp in fresh or tp.topic in self._changelogs]
         consumer.kafka.pause(*hold)
         for tp in kept:
             if tp.topic not in self._changelogs:
                 consumer.kafka.seek(tp, self.claims[tp].next_offset)
-            self.claims[tp].current = True
+            self.claims[tp].settled = True
         self._decided.set()
         self.resume()
         log.info("generation %d: %d partitions kept, %d new", generation, len(kept), len(fresh))
         self._settling = asyncio.create_task(self._settle(frozenset(fresh)))
+
+    def _check_colocation(self, assigned: frozenset[TopicPartition]) -> None:
+        """Topics with equal partition counts must have equal partitions here: an event's rows lie on its own worker."""
+        consumer = self._app.consumer_of_records
+        numbers: dict[int, dict[str, frozenset[int]]] = defaultdict(dict)
+        for topic in consumer.kafka.subscription():
+            count = consumer.topic_partitions(topic) or 0
+            numbers[count][topic] = frozenset(tp.partition for tp in assigned if tp.topic == topic)
+        for count, topics in numbers.items():
+            if len(set(topics.values())) > 1:
+                found = ", ".join(f"{topic} {sorted(partitions)}" for topic, partitions in sorted(topics.items()))
+                raise ConfigError(
+                    f"of topics with {count} partitions this worker got different ones ({found}): their records would miss their rows. "
+                    "Run the same version with the same topics on all workers."
+                )
 
     # -- between them
 
@@ -166,7 +182,7 @@ class Membership:
         await self._app.recover({tp for tp in fresh if tp.topic in self._changelogs})
         for tp in fresh:
             if tp.topic in self._changelogs:
-                self.claims[tp].current = self.claims[tp].ready = True
+                self.claims[tp].settled = self.claims[tp].ready = True
         sources = sorted(tp for tp in fresh if tp.topic not in self._changelogs)
         await self._position(sources)
         new = self.partitions - self._announced
@@ -175,7 +191,7 @@ class Membership:
             for assigned in self._app.assigned_callbacks:
                 await assigned(frozenset(new))
         for tp in sources:
-            self.claims[tp].current = self.claims[tp].ready = True
+            self.claims[tp].settled = self.claims[tp].ready = True
         self._app.consumer_of_records.kafka.resume(*sources)
 
     async def _announce_lost(self) -> None:
