@@ -85,7 +85,7 @@ class Attempt:
         try:
             return await self._send()
         finally:
-            self.permit.release()
+            self.permit.release()  # where nothing was sent
 
     async def _send(self) -> Tried:
         intent, settings = self.intent, self.p.settings
@@ -94,13 +94,7 @@ class Attempt:
         if self.owned.lost is not None or not self.is_current() or not 0 <= late_ms <= settings.intent_slack_s * 1000:
             return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
         try:
-            async with asyncio.timeout(settings.call_timeout_s + 1):
-                reply = await self.p.providers[self.model.provider].complete(
-                    self.model,
-                    self.call.request.body,
-                    timeout=settings.call_timeout_s,
-                    metadata={"flight": intent.flight, "attempt": intent.attempt},
-                )
+            reply = await self._complete()
         except (Rejected, Unavailable) as error:
             return await self._unpaid(error)
         except ChargedError as error:
@@ -115,9 +109,30 @@ class Attempt:
         crash_at("after_send")
         return await self._completed(reply)
 
+    async def _complete(self) -> ProviderReply:
+        """The call itself. Its permit is free as soon as it is over: what it came to is written down afterwards."""
+        intent, timeout, permit = self.intent, self.p.settings.call_timeout_s, self.permit
+        try:
+            async with asyncio.timeout(timeout + 1):
+                reply = await self.p.providers[self.model.provider].complete(
+                    self.model, self.call.request.body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                )
+            permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
+            return reply
+        except Unavailable as error:
+            permit.used_tokens = 0
+            if error.retry_after is not None:
+                # What one call was told holds for all calls of the model.
+                self.p.limits.pause(self.model, error.retry_after)
+            raise
+        except Rejected:
+            permit.used_tokens = 0
+            raise
+        finally:
+            permit.release()
+
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request
-        self.permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
         try:
             paid = self.p.price(self.model, reply.usage, reply.service_tier, intent.at_ms)
         except Unpriced as error:
@@ -191,7 +206,6 @@ class Attempt:
         return after(error)
 
     async def _unpaid(self, error: EngineError) -> Tried:
-        self.permit.used_tokens = 0
         await self._book(
             Unpaid(flight=self.intent.flight, attempt=self.intent.attempt, number=self.intent.number, reason=str(error), at_ms=self.p.now())
         )

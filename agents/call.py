@@ -211,7 +211,7 @@ class _Payment:
             permit.release()
             return False
         attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit)
-        return await self._after(model, await self._detached(attempt.run()))
+        return await self._after(await self._detached(attempt.run()))
 
     async def _permit(self, model: Model) -> Permit | None:
         """None where the deadline passed while waiting."""
@@ -253,7 +253,7 @@ class _Payment:
         crash_at("after_intent")
         return intent
 
-    async def _after(self, model: Model, tried: Tried) -> bool:
+    async def _after(self, tried: Tried) -> bool:
         if tried.next == "done":
             return True
         self._error = tried.error
@@ -263,8 +263,6 @@ class _Payment:
         if tried.next == "next_model":
             self._next_model(tried.error or Rejected("the model can't serve the request"))
             return False
-        if tried.retry_after_s is not None:
-            self._p.limits.pause(model, tried.retry_after_s)
         await self._rest(tried.retry_after_s)
         return False
 

@@ -14,7 +14,7 @@ class MemoryLedgerTopic:
         self.packets: dict[int, list[bytes]] = {}
         self.generation: dict[int, int] = {}
 
-    async def append(self, _topic: str, _key: bytes | None, value: bytes, *, partition: int | None = None) -> int:
+    async def append(self, topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> int:
         """The plain append: never fenced."""
         await asyncio.sleep(0)
         packets = self.packets.setdefault(partition or 0, [])

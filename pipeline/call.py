@@ -31,7 +31,7 @@ class Tried:
     next: Next
     error: EngineError | None = None
     retry_after_s: float | None = None
-    """The provider's wish: it holds for all calls of the model."""
+    """The provider's wish. It holds for all calls of the model, so its pace waits, not this call."""
 
 
 def after(error: EngineError) -> Tried:

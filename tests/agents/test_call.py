@@ -1,0 +1,368 @@
+"""The call stage pays as the ledger allows, whatever the provider and the other workers do."""
+
+import asyncio
+
+import pytest
+
+from inference_engine.pipeline.errors import Ambiguous, Charged, Rejected, Stale, Unavailable
+from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.schemas.answers import Usage
+from inference_engine.schemas.ledger import Charged as ChargedRecord
+from inference_engine.schemas.ledger import Completion, Failure, Intent
+from inference_engine.schemas.record import Lane
+
+from ..pipeline.support import NOW
+from .payers import CAP, PRICE, REPLY, Bill, World, call, worker
+from .virtual_time import run
+
+
+async def hangs(_model: Model, _number: int) -> ProviderReply:
+    await asyncio.sleep(1e9)
+    return REPLY
+
+
+def fails_first(times: int, error: Exception) -> Bill:
+    async def script(_model: Model, number: int) -> ProviderReply:
+        if number <= times:
+            raise error
+        return REPLY
+
+    return Bill(script)
+
+
+def test_the_intent_is_durable_before_the_call_is_sent_and_the_completion_before_it_is_acknowledged() -> None:
+    world = World()
+    seen: list[list[str]] = []
+
+    async def script(_model: Model, _number: int) -> ProviderReply:
+        seen.append(world.kinds())
+        return REPLY
+
+    world.provider.script = script
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    assert seen == [["intent"]]
+    assert world.kinds() == ["intent", "completion"]
+    [intent, completion] = world.records()
+    assert isinstance(intent, Intent)
+    assert isinstance(completion, Completion)
+    assert (intent.cap_pico, completion.answer.paid_pico, completion.attempt) == (CAP, PRICE, intent.attempt)
+
+
+def test_a_completed_flight_is_answered_from_the_ledger_by_every_later_owner() -> None:
+    world = World()
+
+    async def main() -> None:
+        for _ in range(3):
+            async with worker(world) as one:
+                await one.run(call())
+                await one.run(call())
+
+    run(main())
+    assert len(world.provider.calls) == 1
+    assert [r.type for r in world.reemitted] == ["completion"] * 5
+
+
+def test_calls_of_one_flight_at_once_are_paid_once() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await asyncio.gather(*(one.run(call()) for _ in range(5)))
+
+    run(main())
+    assert len(world.provider.calls) == 1
+    assert len(world.reemitted) == 4
+
+
+def test_after_a_crash_the_next_owner_waits_for_the_timeout_books_the_call_and_pays_once_more() -> None:
+    world = World(provider=Bill(hangs))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            one.start(call())
+            await asyncio.sleep(1)
+        world.provider.script = Bill().script
+        async with worker(world) as two:
+            await two.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "ambiguous", "intent", "completion"]
+    assert [at for at, _, _ in world.provider.calls] == [0, 65]
+
+
+def test_a_flight_whose_owners_keep_crashing_is_paid_at_most_max_attempts_times() -> None:
+    world = World(provider=Bill(hangs))
+
+    async def main() -> None:
+        for _ in range(6):
+            async with worker(world) as one:
+                one.start(call())
+                await asyncio.sleep(100)
+
+    run(main())
+    assert len(world.provider.calls) == 3
+    [failure] = [r for r in world.records() if isinstance(r, Failure)]
+    assert failure.error.code == "attempts_exhausted"
+
+
+def test_a_tenant_that_wants_no_second_payment_gets_an_error_after_a_crash() -> None:
+    world = World(provider=Bill(hangs), on_ambiguous="fail")
+
+    async def main() -> None:
+        for _ in range(2):
+            async with worker(world) as one:
+                one.start(call())
+                await asyncio.sleep(30)
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    assert len(world.provider.calls) == 1
+    assert world.kinds() == ["intent", "ambiguous", "failure"]
+
+
+def test_a_worker_that_lost_its_partition_still_writes_its_answer_and_the_new_owner_does_not_pay() -> None:
+    async def slow(_model: Model, _number: int) -> ProviderReply:
+        await asyncio.sleep(20)
+        return REPLY
+
+    world = World(provider=Bill(slow))
+
+    async def main() -> None:
+        async with worker(world) as old:
+            lost = old.start(call())
+            await asyncio.sleep(1)
+            old.current = False
+            await old.ledger.revoked([0])
+            async with worker(world, fed=True) as new:
+                await new.run(call())
+            await lost
+
+    run(main())
+    assert len(world.provider.calls) == 1
+    assert [r.type for r in world.reemitted] == ["completion"]
+
+
+def test_a_fenced_worker_sends_nothing_and_leaves_its_calls_unacknowledged() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with worker(world) as old, worker(world) as new:
+            with pytest.raises(Stale):
+                await old.run(call("a"))
+            with pytest.raises(Stale):
+                await old.run(call("b"))
+            await new.run(call("a"))
+
+    run(main())
+    assert len(world.provider.calls) == 1
+
+
+def test_a_worker_that_stood_still_after_its_intent_does_not_send() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with worker(world) as one:
+            intend = one.ledger.intend
+
+            async def stalls(*args: object, **more: object) -> None:
+                await intend(*args, **more)  # type: ignore[arg-type]
+                one.ledger.intend = intend  # type: ignore[method-assign]
+                await asyncio.sleep(6)
+
+            one.ledger.intend = stalls  # type: ignore[method-assign]
+            await one.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "unpaid", "intent", "completion"]
+    assert len(world.provider.calls) == 1
+
+
+def test_refusals_for_too_many_requests_cost_nothing_pause_the_model_and_use_up_no_attempt() -> None:
+    world = World(provider=fails_first(7, Unavailable("429", retry_after=10)))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call("a"))
+            await one.run(call("b"))
+
+    run(main())
+    assert [round(at) for at, _, _ in world.provider.calls] == [0, 10, 20, 30, 40, 50, 60, 70, 70]
+    assert world.kinds()[-2:] == ["intent", "completion"]
+
+
+def test_while_a_model_is_paused_another_one_goes_on() -> None:
+    async def script(model: Model, number: int) -> ProviderReply:
+        if number == 1:
+            raise Unavailable("429", retry_after=100)
+        return REPLY
+
+    world = World(provider=Bill(script))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await asyncio.gather(one.run(call("a", "small")), one.run(call("b", "big")), one.run(call("c", "small")))
+
+    run(main())
+    # The call of c was on its way when the first one was refused.
+    assert [(at, model) for at, model, _ in world.provider.calls] == [(0, "small"), (0, "big"), (0, "small"), (100, "small")]
+
+
+def test_a_provider_that_stays_away_ends_in_an_error_after_ten_minutes() -> None:
+    world = World(provider=fails_first(10**6, Unavailable("503")))
+
+    async def main() -> float:
+        async with worker(world) as one:
+            await one.run(call())
+        return asyncio.get_running_loop().time()
+
+    assert 600 < run(main()) < 640
+    failure = world.records()[-1]
+    assert isinstance(failure, Failure)
+    assert (failure.error.code, failure.spent_pico) == ("provider_unavailable", 0)
+
+
+def test_a_call_of_unknown_outcome_is_booked_at_its_cap_and_tried_again() -> None:
+    world = World(provider=fails_first(1, Ambiguous("reset")))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+            totals = one.ledger.totals()[0]
+            assert (totals.certain, totals.ambiguous, totals.open) == (PRICE, CAP, 0)
+
+    run(main())
+    assert world.kinds() == ["intent", "ambiguous", "intent", "completion"]
+
+
+def test_a_provider_that_hangs_is_cut_off_and_booked() -> None:
+    world = World(provider=Bill(hangs))
+
+    async def main() -> float:
+        async with worker(world) as one:
+            await one.run(call())
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) < 3 * 61 + 5
+    assert world.kinds() == ["intent", "ambiguous"] * 3 + ["failure"]
+
+
+def test_an_answer_that_cannot_be_used_is_charged_and_counts() -> None:
+    error = Charged("not JSON", usage=Usage(input_tokens=10, output_tokens=5))
+    world = World(provider=fails_first(9, error))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "charged"] * 3 + ["failure"]
+    failure = world.records()[-1]
+    assert isinstance(failure, Failure)
+    assert failure.spent_pico == 3 * PRICE
+
+
+def test_what_one_model_refuses_goes_to_the_next_one_of_the_route() -> None:
+    world = World(provider=fails_first(1, Rejected("too long", code="context_length_exceeded")))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call("a", "unheard-of", "small", "big"))
+
+    run(main())
+    assert [model for _, model, _ in world.provider.calls] == ["small", "big"]
+    assert world.kinds() == ["intent", "unpaid", "intent", "completion"]
+
+
+def test_what_every_model_would_refuse_is_refused_once() -> None:
+    world = World(provider=fails_first(9, Rejected("bad messages", code="provider_rejected")))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call("a", "small", "big"))
+
+    run(main())
+    assert world.kinds() == ["intent", "unpaid", "failure"]
+
+
+def test_nothing_is_sent_that_could_cost_more_than_the_request_allows() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call("a", "small", "big", max_cost_pico=CAP - 1))
+            await one.run(call("b", max_cost_pico=CAP))
+
+    run(main())
+    assert world.kinds() == ["failure", "intent", "completion"]
+    failure = world.records()[0]
+    assert isinstance(failure, Failure)
+    assert failure.error.code == "over_budget"
+
+
+@pytest.mark.parametrize("code", ["cancelled", "deadline_passed"])
+def test_a_request_that_waits_for_a_permit_is_not_paid_when_its_job_is_cancelled_or_its_deadline_passes(code: str) -> None:
+    async def slow(_model: Model, _number: int) -> ProviderReply:
+        await asyncio.sleep(30)
+        return REPLY
+
+    world = World(provider=Bill(slow), permits=dict.fromkeys(Lane, 1))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            first = one.start(call("a"))
+            second = one.start(call("b", deadline_ms=NOW + 10_000 if code == "deadline_passed" else None))
+            await asyncio.sleep(5)
+            if code == "cancelled":
+                world.cancelled.add("b")
+            await asyncio.gather(first, second)
+
+    run(main())
+    assert len(world.provider.calls) == 1
+    [failure] = [r for r in world.records() if isinstance(r, Failure)]
+    assert failure.error.code == code
+    assert failure.at_ms == NOW + (10_000 if code == "deadline_passed" else 30_000)
+
+
+def test_an_answer_too_large_for_the_ledger_is_charged_and_refused() -> None:
+    async def script(_model: Model, _number: int) -> ProviderReply:
+        return ProviderReply({"text": "x" * 1_000_000}, REPLY.usage, "stop", "p1")
+
+    world = World(provider=Bill(script))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "charged", "failure"]
+    charged = world.records()[1]
+    assert isinstance(charged, ChargedRecord)
+    assert charged.paid_pico == PRICE
+
+
+def test_an_outcome_is_written_however_long_the_broker_is_away() -> None:
+    world = World()
+    append = world.topic.append
+    failures = iter(range(20))
+
+    async def away(topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> int:
+        if next(failures, None) is not None:
+            raise ConnectionError("no broker")
+        return await append(topic, key, value, partition=partition)
+
+    world.topic.append = away  # type: ignore[method-assign]
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "completion"]
+    assert len(world.provider.calls) == 1
