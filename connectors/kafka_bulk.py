@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from ..pipeline.errors import ConfigError, Unavailable
+from ..pipeline.errors import ConfigError, Rejected, Unavailable
 
 OnDelivered = Callable[[str | None], None]
 """Called once per record from `produce`, `poll` or `flush`: None where the broker acknowledged it, else why it did not."""
@@ -61,7 +61,7 @@ class BulkProducer:
         """Queues one record; waits while the queue is full.
 
         Raises `Unavailable` where an earlier record without `on_delivered` was not delivered, or the queue did not move
-        for as long as a delivery may take.
+        for as long as a delivery may take; `Rejected` where the record is too large.
         """
         self._raise_lost()
         report = self._reporter(on_delivered)
@@ -78,7 +78,10 @@ class BulkProducer:
                 if now - stuck_since > 180:
                     raise Unavailable(self._unreachable("queued records were not taken for 180 s")) from None
             except KafkaException as error:
-                raise Unavailable(f"the record can't be queued: {error.args[0].str()}") from error
+                reason: KafkaError = error.args[0]
+                if reason.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise Rejected(f"a record of {len(value or b''):,} bytes is more than Kafka takes", code="request_too_large") from error
+                raise Unavailable(f"the record can't be queued: {reason.str()}") from error
 
     def _reporter(self, on_delivered: OnDelivered | None) -> Callable[[KafkaError | None, Message], None]:
         if on_delivered is None:
@@ -197,7 +200,8 @@ class BulkConsumer:
         """
         records: list[tuple[bytes | None, bytes | None]] = []
         positions = self._positions
-        for message in self._consumer.consume(limit, seconds):
+        messages: list[Any] = self._consumer.consume(limit, seconds)
+        for message in messages:
             error = message.error()
             if error is None:
                 records.append((message.key(), message.value()))
@@ -229,8 +233,9 @@ class BulkConsumer:
         """
         if all(self._positions.get(p, 0) >= end for p, end in ends.items()):
             return True
-        stands = self._consumer.position([TopicPartition(self.topic, p) for p in ends])
-        return all(s.offset >= ends[s.partition] or self._positions.get(s.partition, 0) >= ends[s.partition] for s in stands)
+        stands: list[Any] = self._consumer.position([TopicPartition(self.topic, p) for p in ends])
+        at = {stand.partition: stand.offset or 0 for stand in stands}
+        return all(max(at.get(p, 0), self._positions.get(p, 0)) >= end for p, end in ends.items())
 
     def close(self) -> None:
         self._consumer.close()

@@ -1,0 +1,380 @@
+"""One `run` without Kafka: which rows to ask next, what came back, what is on disk. A kill at any point can be gone on with.
+
+    input file -> candidates -> take (claims ids, reserves money, remembers the row as ASKED) -> records to produce
+    responses  -> settle (journal, then index, then money) -> answers file
+
+The order of the writes is the promise: a row is ASKED on disk before it is produced, and the cursor moves in the same
+transaction that claims its custom_id. So every row that may have been paid is known after a kill.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+
+from ..pipeline.errors import EngineError
+from ..pipeline.respond import usd
+from ..schemas.record import PICO_PER_USD
+from .asking import Asked
+from .budget import Admission, Budget
+from .input_file import Line, read_line_at, read_lines
+from .job_files import JobFiles
+from .outcome import NotAResponse, Outcome, Totals, read_outcome
+from .rows import BadRow, Row, RowDefaults, custom_id_of, id_digest, job_prefix, local_error_line, oversized_row, parse_row, repeat_digest
+from .spool import Entry, Kind
+
+CapOf = Callable[[Row], int]
+"""The most that a row can cost, in pico-dollars; raises `EngineError` where that can't be known."""
+
+BATCH = 256
+_REPEATS_WATCHED = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One record to be produced."""
+
+    custom_id: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    line: Line
+    parsed: Row | BadRow
+    cap: int
+    held_before: bool
+
+
+@dataclass(slots=True)
+class Counts:
+    """Rows; `answered` and `failed` leave out `merged`, rows that repeat an earlier one and share its line."""
+
+    answered: int = 0
+    failed: int = 0
+    merged: int = 0
+    held: int = 0
+
+    @property
+    def final(self) -> int:
+        return self.answered + self.failed + self.merged
+
+
+@dataclass(slots=True)
+class Job:
+    """A job in work. Not thread-safe."""
+
+    files: JobFiles
+    tenant: str
+    total: int
+    defaults: RowDefaults
+    budget: Budget
+    cap_of: CapOf
+    totals: Totals = field(default_factory=Totals)
+    counts: Counts = field(default_factory=Counts)
+    outstanding: dict[str, Asked] = field(default_factory=dict)
+    cancelled: bool = False
+    notes: list[str] = field(default_factory=list)
+    """For the user, to be shown once each."""
+    _candidates: Iterator[_Candidate] | None = None
+    _waiting: _Candidate | None = None
+    _exhausted: bool = False
+    _read_before: int = 0
+    """Rows below may have been handled in a run that was killed before it moved the cursor."""
+    _cursor: tuple[int, int] = (0, 0)
+    _repeats: dict[bytes, int] | None = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.defaults.job
+
+    # --- going on after a kill ------------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Rebuilds what was known when the last run ended, however it ended."""
+        files = self.files
+        self.totals, journal_end = files.load_totals()
+        for row, offset, line in files.journal.scan(journal_end):
+            entry = files.index.get(row)
+            if entry.kind in (Kind.ANSWERED, Kind.FAILED) and entry.offset == offset:
+                self.totals.add(read_outcome(line))
+        self._cursor = files.load_cursor()
+        self._read_before = self._cursor[0] + BATCH
+        for row, entry in files.index.scan():
+            self._remember(row, entry)
+        self.budget.spent = self.totals.cost_pico
+
+    def recount(self) -> None:
+        """After rows were marked to be asked again."""
+        kinds = dict.fromkeys(Kind, 0)
+        for _, entry in self.files.index.scan():
+            kinds[entry.kind] += 1
+        self.counts = Counts(kinds[Kind.ANSWERED], kinds[Kind.FAILED], kinds[Kind.SAME_AS])
+
+    def _remember(self, row: int, entry: Entry) -> None:
+        counts = self.counts
+        if entry.kind is Kind.ANSWERED:
+            counts.answered += 1
+        elif entry.kind is Kind.FAILED:
+            counts.failed += 1
+        elif entry.kind is Kind.SAME_AS:
+            counts.merged += 1
+        elif entry.kind is Kind.ASKED and row < self._cursor[0]:
+            parsed = self._reread(row, entry.offset, entry.length)
+            if isinstance(parsed, Row):
+                asked = Asked(row, entry.offset, entry.length, self._cap(parsed), due=0.0)
+                self.outstanding[parsed.custom_id] = asked
+                self.budget.reserve(asked.cap)
+
+    def _cap(self, row: Row) -> int:
+        if self.budget.limit is None:
+            return 0
+        own = _own_limit(row)
+        cap = self.cap_of(row)
+        return cap if own is None else min(cap, own)
+
+    def _reread(self, row: int, offset: int, length: int) -> Row | BadRow:
+        return self._parse(read_line_at(self.files.input.fileno(), row, offset, length))
+
+    def _parse(self, line: Line) -> Row | BadRow:
+        if line.oversized:
+            return oversized_row(line.data, line.row + 1, line.length)
+        return parse_row(line.data, line.row + 1, self.defaults)
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def take(self, room: int, *, due: float) -> list[Ask]:
+        """Up to `room` requests to produce now. Empty where nothing may be sent before something comes back, or at the end.
+
+        Raises `DiskFull`.
+        """
+        asks: list[Ask] = []
+        if self._exhausted or self.cancelled:
+            return asks
+        local: list[tuple[int, bytes, bool]] = []
+        with self.files.database.transaction():
+            for _ in range(min(room, BATCH)):
+                candidate = self._next()
+                if candidate is None or not self._handle(candidate, asks, local, due):
+                    break
+            self._write(local)
+            self.files.save_cursor(self._cursor)
+        return asks
+
+    def _next(self) -> _Candidate | None:
+        if self._waiting is not None:
+            candidate, self._waiting = self._waiting, None
+            return candidate
+        if self._candidates is None:
+            self._candidates = self._all_candidates()
+        found = next(self._candidates, None)
+        self._exhausted = found is None
+        return found
+
+    def _all_candidates(self) -> Iterator[_Candidate]:
+        row, offset = self._cursor
+        for held, entry in self.files.index.scan(0, row):
+            if entry.kind is Kind.HELD:
+                line = read_line_at(self.files.input.fileno(), held, entry.offset, entry.length)
+                yield self._candidate(line, held_before=True)
+        for line in read_lines(self.files.input, row=row, offset=offset, end=self.files.input_size):
+            yield self._candidate(line, held_before=False)
+
+    def _candidate(self, line: Line, *, held_before: bool) -> _Candidate:
+        parsed = self._parse(line)
+        cap = 0
+        if isinstance(parsed, Row):
+            self._watch_repeats(line.row, parsed)
+            try:
+                cap = self._cap(parsed)
+            except EngineError as error:
+                parsed = BadRow(parsed.custom_id, error.code, f"{error}; the row was not sent")
+        return _Candidate(line, parsed, cap, held_before)
+
+    def _handle(self, candidate: _Candidate, asks: list[Ask], local: list[tuple[int, bytes, bool]], due: float) -> bool:
+        """False where the candidate must wait."""
+        line, parsed = candidate.line, candidate.parsed
+        if not candidate.held_before and line.row < self._read_before and self._is_final(line.row):
+            self._advance(candidate)
+            return True
+        mine = self._claim(line.row, parsed) if isinstance(parsed, Row) else parsed
+        if isinstance(mine, BadRow):
+            local.append((line.row, local_error_line(self.tenant, self.name, mine), False))
+        elif isinstance(mine, Row):
+            admission = self.budget.decide(candidate.cap)
+            if admission is Admission.WAIT:
+                self._waiting = candidate
+                return False
+            self._admit(candidate, mine, admission, asks, due)
+        self._advance(candidate)
+        return True
+
+    def _is_final(self, row: int) -> bool:
+        return self.files.index.get(row).kind in (Kind.ANSWERED, Kind.FAILED, Kind.SAME_AS)
+
+    def _advance(self, candidate: _Candidate) -> None:
+        if not candidate.held_before:
+            self._cursor = (candidate.line.row + 1, candidate.line.offset + candidate.line.length)
+
+    def _claim(self, row: int, parsed: Row) -> Row | BadRow | None:
+        """None where an earlier row asks for the same: it shares that row's line."""
+        content = parsed.content_digest()
+        first, first_content = self.files.database.claim(id_digest(parsed.custom_id), row, content)
+        if first == row:
+            return parsed
+        if first_content != content:
+            return BadRow(
+                parsed.custom_id,
+                "duplicate_custom_id",
+                f"row {first + 1} has the custom_id {parsed.custom_id!r} with another body: give each its own; the row was not sent",
+            )
+        self.files.index.put(row, Entry(Kind.SAME_AS, first))
+        self.counts.merged += 1
+        return None
+
+    def _admit(self, candidate: _Candidate, row: Row, admission: Admission, asks: list[Ask], due: float) -> None:
+        line = candidate.line
+        sent = admission is Admission.SEND
+        self.files.index.put(line.row, Entry(Kind.ASKED if sent else Kind.HELD, line.offset, line.length))
+        if not sent:
+            self.counts.held += 1
+            return
+        self.budget.reserve(candidate.cap)
+        self.outstanding[row.custom_id] = Asked(line.row, line.offset, line.length, candidate.cap, due, times=1)
+        asks.append(self._ask(row, candidate.cap))
+
+    def _ask(self, row: Row, cap: int) -> Ask:
+        if self.budget.limit is not None:
+            row.engine["max_cost_usd"] = usd(cap)
+        return Ask(row.custom_id, row.encode())
+
+    def due(self, now: float, wait: Callable[[int], float], limit: int = BATCH) -> list[Ask]:
+        """Requests to produce again since no response came in time; safe, since the engine knows them by their identity."""
+        asks: list[Ask] = []
+        for custom_id, asked in self.outstanding.items():
+            if asked.due > now:
+                continue
+            asked.times += 1
+            asked.due = now + wait(asked.times)
+            parsed = self._reread(asked.row, asked.offset, asked.length)
+            if isinstance(parsed, Row) and parsed.custom_id == custom_id:
+                asks.append(self._ask(parsed, asked.cap))
+            if len(asks) >= limit:
+                break
+        return asks
+
+    def ask_again_at(self, custom_id: str, due: float) -> None:
+        """For a request that Kafka did not take."""
+        asked = self.outstanding.get(custom_id)
+        if asked is not None:
+            asked.due = min(asked.due, due)
+
+    # --- what comes back ------------------------------------------------------------------------------------------
+
+    def settle(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> int:
+        """Takes (key, value) pairs of the responses topic; how many rows became final. Others' responses and repeats are passed over.
+
+        Raises `DiskFull`: then the records count as not read.
+        """
+        prefix = job_prefix(self.tenant, self.name)
+        lines: list[tuple[int, bytes, bool]] = []
+        for key, value in records:
+            custom_id = None if key is None or value is None else custom_id_of(key, prefix)
+            if custom_id is None or value is None or custom_id not in self.outstanding:
+                continue
+            try:
+                outcome = read_outcome(value)
+            except NotAResponse as error:
+                self.notes.append(f"a record on the responses topic for {custom_id!r} is no response ({error}); still waiting for one")
+                continue
+            lines.append(self._account(custom_id, outcome))
+        self._write(lines)
+        return len(lines)
+
+    def _account(self, custom_id: str, outcome: Outcome) -> tuple[int, bytes, bool]:
+        asked = self.outstanding.pop(custom_id)
+        self.totals.add(outcome)
+        self.budget.settle(asked.cap, outcome.cost_pico)
+        self.cancelled = self.cancelled or outcome.code == "cancelled"
+        return asked.row, outcome.line, outcome.ok
+
+    def refuse(self, custom_id: str, code: str, reason: str) -> None:
+        """Ends a request that Kafka will never take."""
+        asked = self.outstanding.pop(custom_id, None)
+        if asked is not None:
+            self.budget.settle(asked.cap, 0)
+            self._write([(asked.row, local_error_line(self.tenant, self.name, BadRow(custom_id, code, reason)), False)])
+
+    def _write(self, lines: list[tuple[int, bytes, bool]]) -> None:
+        if not lines:
+            return
+        for row, entry in self.files.journal.append(lines):
+            self.files.index.put(row, entry)
+        good = sum(ok for _, _, ok in lines)
+        self.counts.answered += good
+        self.counts.failed += len(lines) - good
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is on its way, and nothing more may be sent in this run."""
+        return not self.outstanding and self._waiting is None and (self._exhausted or self.cancelled)
+
+    def checkpoint(self, offsets: dict[int, int], seconds: float, *, sync: bool) -> None:
+        """Remembers how far the responses are read. Call it only when all of them are settled."""
+        self.files.save_checkpoint(self.totals, offsets, seconds, sync=sync)
+
+    def write_answers(self) -> bool:
+        """Lets the answers file grow. True where there may be more to write."""
+        return self.files.answers.advance(self.files.index, self.files.journal, self.total)
+
+    def open_rows(self) -> Iterator[bytes]:
+        """The rest of the answers file, where rows are left that were not sent: those as errors that are not final."""
+        why = (
+            BadRow("", "cancelled", "the job was cancelled before this row was sent; start it again under another --job")
+            if self.cancelled
+            else BadRow("", "over_budget", "the row was not sent: its most would exceed --max-cost; run again with a higher one")
+        )
+        cursor_row, cursor_offset = self._cursor
+        index, journal = self.files.index, self.files.journal
+        for row, entry in index.scan(self.files.answers.rows, cursor_row):
+            source = index.resolve(entry)
+            if source.kind in (Kind.ANSWERED, Kind.FAILED):
+                yield journal.read(source)
+            else:
+                first = entry.offset if entry.kind is Kind.SAME_AS else row
+                yield self._unsent(self._reread(first, source.offset, source.length), why)
+        for line in read_lines(self.files.input, row=cursor_row, offset=cursor_offset, end=self.files.input_size):
+            yield self._unsent(self._parse(line), why)
+
+    def _unsent(self, parsed: Row | BadRow, why: BadRow) -> bytes:
+        bad = parsed if isinstance(parsed, BadRow) else BadRow(parsed.custom_id, why.code, why.reason)
+        return local_error_line(self.tenant, self.name, bad)
+
+    # --- warnings -------------------------------------------------------------------------------------------------
+
+    def _watch_repeats(self, row: int, parsed: Row) -> None:
+        if self._repeats is None:
+            return
+        seen = repeat_digest(parsed)
+        if seen is None:
+            return
+        first = self._repeats.setdefault(seen, row)
+        if first != row:
+            self.notes.append(
+                f"row {row + 1} repeats the prompt of row {first + 1} at a temperature above 0: repeats share one answer. "
+                "Where you want different ones, number them by engine.sample_index or say --no-cache"
+            )
+        if first != row or len(self._repeats) > _REPEATS_WATCHED:
+            self._repeats = None
+
+
+def _own_limit(row: Row) -> int | None:
+    given = row.engine.get("max_cost_usd")
+    if given is None:
+        return None
+    try:
+        limit = Decimal(str(given)) * PICO_PER_USD
+    except InvalidOperation:
+        return None  # refused at the engine's door
+    return int(limit) if limit.is_finite() and limit >= 0 else None
