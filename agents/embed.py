@@ -13,13 +13,14 @@ from ..pipeline.text import last_user_text
 from ..schemas import packets
 from ..schemas.record import Lane
 from .exact import decode
-from .pending import Pending, handed_over
+from .pending import Group, Pending, handed_over
 from .safe import Delivered
 
 log = structlog.get_logger(__name__)
 
 BATCH = 64
 Forward = Callable[[list[Pending]], Awaitable[None]]
+ForwardGroups = Callable[[list[Group]], Awaitable[None]]
 
 
 class EmbedQueue:
@@ -81,7 +82,7 @@ class EmbedQueue:
 class EmbedStage:
     """Opens packets of misses; their events are released when all of their members are handed over."""
 
-    def __init__(self, queue: EmbedQueue | None, to_semantic: Forward, to_route: Forward) -> None:
+    def __init__(self, queue: EmbedQueue | None, to_semantic: Forward, to_route: ForwardGroups) -> None:
         """`queue` is None where the semantic tier is off."""
         self._queue = queue
         self._to_semantic = to_semantic
@@ -94,7 +95,7 @@ class EmbedStage:
         similar = [p for p in pendings if p.vector is not None]
         alone = [p for p in pendings if p.vector is None]
         if alone:
-            await self._to_route(alone)
+            await self._to_route([Group(pending) for pending in alone])
         if similar:
             await self._to_semantic(similar)
         await handed_over(pendings)

@@ -59,11 +59,6 @@ class RouteStage:
             pending.hand_over(sends.answer(failed(request, info, self._now()), request.lane))
 
 
-def alone(pendings: Sequence[Pending]) -> list[Group]:
-    """Each pending as a group of its own."""
-    return [Group(pending) for pending in pendings]
-
-
 def fail_all(groups: Sequence[Group], error: Exception) -> None:
     for group in groups:
         group.leader.fail(error)
