@@ -73,7 +73,7 @@ class _Queue:
 class _Waiter:
     lane: Lane
     tenant: str
-    tokens: int
+    tokens: float
     granted: "asyncio.Future[None]"
 
 
@@ -86,6 +86,8 @@ class _Gate:
     tokens: Pace | None
     queue: _Queue = field(default_factory=_Queue)
     in_flight: int = 0
+    usual: float = 1.0
+    """Tokens used per token estimated, a running mean: what is reserved for a call that has not ended."""
     paused_until: float = float("-inf")
     alarm: "asyncio.Task[None] | None" = None
 
@@ -155,12 +157,14 @@ class Limits:
             if waiter.granted.done() and not waiter.granted.cancelled():
                 self._release(gate, lane)
             raise
-        return Permit(tokens, lambda permit: self._return(gate, lane, permit))
+        return Permit(tokens, lambda permit: self._return(gate, waiter, permit))
 
-    def _return(self, gate: _Gate, lane: Lane, permit: Permit) -> None:
+    def _return(self, gate: _Gate, waiter: _Waiter, permit: Permit) -> None:
         if gate.tokens is not None and permit.used_tokens is not None:
-            gate.tokens.give_back(permit.tokens - permit.used_tokens)
-        self._release(gate, lane)
+            gate.tokens.give_back(waiter.tokens - permit.used_tokens)
+            if permit.used_tokens and permit.tokens:
+                gate.usual += 0.05 * (permit.used_tokens / permit.tokens - gate.usual)
+        self._release(gate, waiter.lane)
 
     def _gate(self, model: Model) -> _Gate:
         gate = self._gates.get(model.name)
@@ -198,6 +202,7 @@ class Limits:
             if gate.requests is not None:
                 gate.requests.take(1, now)
             if gate.tokens is not None:
+                waiter.tokens *= gate.usual
                 gate.tokens.take(waiter.tokens, now)
             waiter.granted.set_result(None)
 

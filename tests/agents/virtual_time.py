@@ -17,6 +17,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual
 
+    def stall(self, seconds: float) -> None:
+        """Time passes while nothing else can run, as in a busy process."""
+        self._virtual += seconds
+
     def _run_once(self) -> None:
         if not self._ready and self._scheduled:  # type: ignore[attr-defined]
             self._virtual = max(self._virtual, self._scheduled[0].when())  # type: ignore[attr-defined]

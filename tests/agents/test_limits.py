@@ -1,0 +1,191 @@
+"""Calls begin as fast as the provider allows and no faster, in the right order, and one flood drowns nobody."""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from inference_engine.agents.limits import Limits
+from inference_engine.pipeline.errors import Unavailable
+from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.schemas.record import Lane
+
+from ..pipeline.support import catalogue
+from .payers import REPLY, Bill, World, call, worker
+from .virtual_time import VirtualLoop, run
+
+MODEL = catalogue().get("small")
+
+
+def limits(per_lane: int = 1_000) -> Limits:
+    return Limits(dict.fromkeys(Lane, per_lane), clock=asyncio.get_running_loop().time)
+
+
+async def starts(
+    limits: Limits, model: Model, count: int, *, tokens: int = 1, takes_s: float = 1.0, used: int | None = None
+) -> list[float]:
+    """When each of `count` calls, all waiting from the beginning, was let through."""
+    times: list[float] = []
+
+    async def one() -> None:
+        permit = await limits.acquire(model, Lane.STANDARD, "t", tokens)
+        times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(takes_s)
+        permit.used_tokens = used
+        permit.release()
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return times
+
+
+class SlidingWindow:
+    """A provider that counts the calls of the last 60 s, and refuses those above its limit."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute, self.taken, self.refused = per_minute, deque[float](), 0
+
+    async def __call__(self, _model: Model, _number: int) -> ProviderReply:
+        now = asyncio.get_running_loop().time()
+        while self.taken and self.taken[0] <= now - 60:
+            self.taken.popleft()
+        if len(self.taken) >= self.per_minute:
+            self.refused += 1
+            raise Unavailable("429", retry_after=1.0)
+        self.taken.append(now)
+        await asyncio.sleep(2)
+        return REPLY
+
+
+def test_a_job_at_600_requests_a_minute_takes_at_most_5_percent_longer_than_it_must_and_is_not_refused() -> None:
+    window = SlidingWindow(600)
+    world = World(provider=Bill(window), permits=dict.fromkeys(Lane, 256))
+    world.limit(requests_per_minute=600)
+
+    async def main() -> float:
+        async with worker(world) as one:
+            await asyncio.gather(*(one.run(call(f"r{i}")) for i in range(1_800)))
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) <= 1.05 * 180
+    assert window.refused < 18
+    assert world.kinds().count("completion") == 1_800
+
+
+def test_starts_are_spread_evenly_over_the_minute() -> None:
+    async def main() -> list[float]:
+        return await starts(limits(), replace(MODEL, requests_per_minute=60), 120)
+
+    times = run(main())
+    gaps = [b - a for a, b in pairwise(times)]
+    assert max(gaps) < 1.1
+    assert min(gaps[1:]) > 0.9
+
+
+def test_a_busy_event_loop_costs_no_throughput() -> None:
+    async def busy() -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.stall(0.3)
+
+    async def main() -> float:
+        working = asyncio.create_task(busy())
+        times = await starts(limits(), replace(MODEL, requests_per_minute=6_000), 2_000, takes_s=0.3)
+        working.cancel()
+        return times[-1]
+
+    assert run(main()) < 1.05 * 20
+
+
+def test_tokens_a_minute_are_kept_and_what_was_reserved_and_not_used_is_given_back() -> None:
+    async def main(count: int, used: int | None) -> float:
+        return (await starts(limits(), replace(MODEL, tokens_per_minute=60_000), count, tokens=2_000, used=used))[-1]
+
+    assert 200 < run(main(100, None)) < 210  # 200,000 tokens at 1,000 a second
+    assert 200 < run(main(1_000, 200)) < 230  # as many, at 200 a call: what is reserved follows what calls usually use
+
+
+def test_two_workers_with_half_of_the_partitions_each_stay_within_the_limit_together() -> None:
+    async def main() -> int:
+        both = [limits(), limits()]
+        for one in both:
+            one.set_share(0.5)
+        times = await asyncio.gather(*(starts(one, replace(MODEL, requests_per_minute=600), 400) for one in both))
+        return sum(at < 60 for one in times for at in one)
+
+    assert 560 < run(main()) <= 600
+
+
+def test_a_full_batch_lane_does_not_delay_express() -> None:
+    async def main() -> float:
+        one = limits(per_lane=4)
+        batch = [asyncio.create_task(one.acquire(MODEL, Lane.BATCH, "t", 1)) for _ in range(100)]
+        await asyncio.sleep(1)
+        await one.acquire(MODEL, Lane.EXPRESS, "t", 1)
+        assert sum(task.done() for task in batch) == 4
+        for task in batch:
+            task.cancel()
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) == 1
+
+
+def test_at_a_paced_model_express_comes_before_all_that_wait() -> None:
+    async def main() -> float:
+        one, model = limits(), replace(MODEL, requests_per_minute=60)
+        waiting = [asyncio.create_task(one.acquire(model, Lane.BATCH, "t", 1)) for _ in range(100)]
+        await asyncio.sleep(5)
+        await one.acquire(model, Lane.EXPRESS, "t", 1)
+        for task in waiting:
+            task.cancel()
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) < 6.1
+
+
+def test_a_flood_of_one_tenant_does_not_starve_another() -> None:
+    async def main() -> int:
+        one, model, order = limits(), replace(MODEL, requests_per_minute=600), list[str]()
+
+        async def ask(tenant: str) -> None:
+            permit = await one.acquire(model, Lane.STANDARD, tenant, 1)
+            order.append(tenant)
+            permit.release()
+
+        flood = [asyncio.create_task(ask("flood")) for _ in range(500)]
+        await asyncio.sleep(1)
+        await asyncio.gather(*(ask("small") for _ in range(10)))
+        for task in flood:
+            task.cancel()
+        return len(order)
+
+    assert run(main()) < 40, "every other call was the small tenant's"
+
+
+def test_who_gives_up_waiting_leaves_no_permit_behind() -> None:
+    async def main() -> dict[Lane, int]:
+        one = limits(per_lane=1)
+        held = await one.acquire(MODEL, Lane.EXPRESS, "t", 1)
+        waiting = [asyncio.create_task(one.acquire(MODEL, Lane.EXPRESS, "t", 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        held.release()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        held.release()
+        return one.in_flight
+
+    assert run(main())[Lane.EXPRESS] == 0
+
+
+@pytest.mark.parametrize("limit", [3, 10])
+def test_a_model_has_no_more_calls_under_way_than_it_allows(limit: int) -> None:
+    async def main() -> list[float]:
+        return await starts(limits(), replace(MODEL, max_in_flight=limit), 30)
+
+    times = run(main())
+    assert max(times.count(at) for at in times) == limit
