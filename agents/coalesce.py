@@ -1,16 +1,29 @@
 """Runs the coalescer: gathers misses of one scope for a moment and finds those that mean the same."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..pipeline.coalesce import Plan
+import numpy as np
+
+from ..pipeline import coalesce
+from ..pipeline.semantic import SharingPolicy
+from ..pipeline.window import WindowPolicy
 from ..schemas.record import Lane
 from .pending import Group, Pending
 
 Key = tuple[int, str, Lane]
-PlanWindow = Callable[[Sequence[Pending]], Plan]
 Forward = Callable[[list[Group]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CoalesceSettings:
+    """How windows close and who may share."""
+
+    policy: SharingPolicy
+    windows: Mapping[Lane, WindowPolicy]
+    group_similarity: float = 0.85
+    """Cosine from which leaders are sent side by side."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,10 +35,8 @@ class _Window:
 class CoalesceStage:
     """One window per scope and lane. A window closes by size or by age, never later than its lane allows."""
 
-    def __init__(self, plan: PlanWindow, wait_s: Callable[[Lane], float], max_size: Callable[[Lane], int], forward: Forward) -> None:
-        self._plan = plan
-        self._wait_s = wait_s
-        self._max_size = max_size
+    def __init__(self, settings: CoalesceSettings, forward: Forward) -> None:
+        self._settings = settings
         self._forward = forward
         self._windows: dict[Key, _Window] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -37,9 +48,9 @@ class CoalesceStage:
             window = self._windows.get(key)
             if window is None:
                 window = self._windows[key] = _Window()
-                window.timer = loop.call_later(self._wait_s(pending.lane), self._close, key)
+                window.timer = loop.call_later(self._settings.windows[pending.lane].max_wait_ms / 1000, self._close, key)
             window.members.append(pending)
-            if len(window.members) >= self._max_size(pending.lane):
+            if len(window.members) >= self._settings.windows[pending.lane].target:
                 self._close(key)
 
     def _close(self, key: Key) -> None:
@@ -54,9 +65,33 @@ class CoalesceStage:
 
     async def _send(self, members: list[Pending]) -> None:
         try:
-            await self._forward(await self._groups(members))
+            await self._forward(await asyncio.to_thread(plan_groups, members, self._settings))
         except asyncio.CancelledError:
             raise
         except Exception as error:
             for pending in members:
                 pending.fail(error)
+
+
+def plan_groups(members: Sequence[Pending], settings: CoalesceSettings) -> list[Group]:
+    """One window's plan, as groups of pendings in the order in which they are sent."""
+    first: dict[str, Pending] = {}
+    again: list[Group] = []
+    for pending in members:
+        fingerprint = pending.miss.request.fingerprint
+        if fingerprint in first:  # delivered again: the same flight, which the call stage pays once
+            again.append(Group(pending))
+        else:
+            first[fingerprint] = pending
+    if len(first) == 1:
+        return [*(Group(p) for p in first.values()), *again]
+    prompts = [coalesce.Pending(key, p.text or "", p.miss.request.accepted_ms) for key, p in first.items()]
+    vectors = np.stack([p.vector for p in first.values() if p.vector is not None])
+    plan = coalesce.plan(prompts, vectors, settings.policy, group_similarity=settings.group_similarity)
+    groups: list[Group] = []
+    for group in plan.groups:
+        head = group.merges[0].leader if len(group.merges) > 1 else None
+        for merge in group.merges:
+            followers = [(first[f.key], f.similarity) for f in merge.followers]
+            groups.append(Group(first[merge.leader], followers, prefix_group=head))
+    return [*groups, *again]

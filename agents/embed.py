@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from ..pipeline.ports import Embedder, Vector
-from ..pipeline.text import last_user_text
+from ..pipeline.semantic import comparable_text
 from ..schemas import packets
 from ..schemas.record import Lane
 from .exact import decode
@@ -33,7 +33,7 @@ class EmbedQueue:
         self._running: asyncio.Task[None] | None = None
 
     def embed(self, text: str, lane: Lane) -> "asyncio.Future[Vector | None]":
-        """A unit vector, or None where the text is longer than the model reads: equal heads would look like equal texts."""
+        """A unit vector, or None where the model does not see the whole text: equal heads would look like equal texts."""
         future: asyncio.Future[Vector | None] = asyncio.get_running_loop().create_future()
         self._waiting[lane].append((text, future))
         if self._running is None:
@@ -66,14 +66,8 @@ class EmbedQueue:
             self._running = None
 
     def _compute(self, texts: Sequence[str]) -> list[Vector | None]:
-        limit = self._embedder.max_tokens
-        counts = self._embedder.count_tokens(texts)
-        short = [i for i, n in enumerate(counts) if n <= limit]
-        result: list[Vector | None] = [None] * len(texts)
-        if short:
-            for i, vector in zip(short, self._embedder.embed([texts[i] for i in short]), strict=True):
-                result[i] = np.ascontiguousarray(vector)
-        return result
+        found = self._embedder.embed_whole(texts)
+        return [np.ascontiguousarray(row) if whole else None for row, whole in zip(found.vectors, found.whole, strict=True)]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -106,7 +100,7 @@ class EmbedStage:
         asked: list[tuple[Pending, asyncio.Future[Vector | None]]] = []
         for pending in pendings:
             request = pending.miss.request
-            if request.shareable and not pending.miss.skip_semantic and (text := last_user_text(request.body)) is not None:
+            if request.shareable and not pending.miss.skip_semantic and (text := comparable_text(request.body)) is not None:
                 pending.text = text
                 asked.append((pending, self._queue.embed(text, request.lane)))
         results = await asyncio.gather(*(future for _, future in asked), return_exceptions=True)

@@ -32,7 +32,7 @@ from ..schemas.topics import Topics
 from .attempt import CallParts, CallSettings
 from .call import CallStage
 from .call_agent import CallAgent
-from .coalesce import CoalesceStage, PlanWindow
+from .coalesce import CoalesceSettings, CoalesceStage
 from .embed import EmbedQueue, EmbedStage
 from .exact import ExactStage, Keeper
 from .health import Health
@@ -65,9 +65,7 @@ class SemanticParts:
     """By partition."""
     keeper: Keeper
     decide: Semantic
-    plan: PlanWindow
-    wait_s: Callable[[Lane], float]
-    max_size: Callable[[Lane], int]
+    coalesce: CoalesceSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +184,7 @@ class Worker:
             exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
-            coalesce=CoalesceStage(semantic.plan, semantic.wait_s, semantic.max_size, to_route) if semantic else None,
+            coalesce=CoalesceStage(semantic.coalesce, to_route) if semantic else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls),
             respond=RespondStage(out, self.clerk, self.ledger),
