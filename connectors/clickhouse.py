@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
@@ -167,8 +168,14 @@ def open_server(url: str, *, query_seconds: int = 60) -> ClickHouseStore:
         )
 
     try:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError("no http:// or https:// before it")
         with _opening("CLICKHOUSE_URL names a server that refused the connection; no cost was lost. Check user and database"):
             return ClickHouseStore(connect, "The ClickHouse server of CLICKHOUSE_URL", query_seconds=query_seconds)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"CLICKHOUSE_URL is not understood ({_reason(error)}): write http[s]://[user[:password]@]host[:port][/database]."
+        ) from error
     except OperationalError as error:
         raise Unavailable(
             f"The ClickHouse server of CLICKHOUSE_URL can't be reached ({_reason(error)}): costs wait on their topic. "

@@ -1,4 +1,4 @@
-"""The cost store, on the real engine: embedded always, and on a server where CLICKHOUSE_URL names one."""
+"""The cost store, on the real engine: embedded, over HTTP, and on a server where CLICKHOUSE_URL names one."""
 
 import os
 import subprocess
@@ -19,6 +19,8 @@ from inference_engine.connectors.clickhouse_guard import with_nullable_division
 from inference_engine.connectors.clickhouse_schema import MONEY
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.schemas.costs import CostEvent
+
+from .clickhouse_http import clickhouse_http
 
 NOVEMBER = 1_763_000_000_123  # 2025-11-13, UTC
 BACKENDS = ["embedded", *(["server"] if os.environ.get("CLICKHOUSE_URL") else [])]
@@ -292,6 +294,38 @@ def test_a_folder_that_another_process_owns_is_refused_with_the_way_out(tmp_path
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
     owner.close()
     assert "another process owns it" in done.stdout, done.stderr
+
+
+def test_over_http_costs_are_stored_once_read_exactly_and_only_read(tmp_path: Path) -> None:
+    """The way to a server: the client's requests, settings and errors over HTTP, answered by the real engine."""
+    with clickhouse_http(tmp_path) as address:
+        store = open_server(address)
+        for _ in range(2):
+            store.insert([event("a", base_cost_pico=5, user_id="it's \\n"), event("b", base_cost_pico=10**20)])
+        assert store.query("SELECT count(), sum(base_cost) FROM cost_events")[1] == [(2, Decimal("100000000.000000000005"))]
+        by_user = "SELECT event_id FROM cost_events WHERE user_id = {user:String}"
+        assert store.query(by_user, {"user": "it's \\n"})[1] == [("a",)]
+        assert store.query("SELECT user_id FROM cost_events WHERE 0") == (["user_id"], [])
+        assert len(store.query(ROI)[1]) == 1
+        for sql in ("DROP TABLE cost_events_raw", "SELECT 1 SETTINGS readonly = 0", "SELECT * FROM file('x', 'CSV')", "SELECT nope"):
+            with pytest.raises(Rejected):
+                store.query(sql)
+        with pytest.raises(Rejected, match="can't be stored"):
+            store.insert([event("c", base_cost_pico=10**30)])
+        assert one(store, "SELECT count() FROM cost_events") == 2
+        with pytest.raises(ConfigError, match="refused the connection"):
+            open_server(address.replace("/default", "/nowhere"))
+    with pytest.raises(Unavailable, match="did not answer"):
+        store.insert([event("d")])
+    with pytest.raises(Unavailable, match="did not answer"):
+        store.query("SELECT 1")
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/default?nonsense=1", "http://127.0.0.1:port/", "ftp://127.0.0.1"])
+def test_an_address_that_is_none_is_a_mistake_in_the_settings(url: str) -> None:
+    with pytest.raises(ConfigError, match="CLICKHOUSE_URL"):
+        open_server(url)
 
 
 def test_a_server_that_is_not_there_means_wait_not_lose() -> None:
