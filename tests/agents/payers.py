@@ -45,9 +45,11 @@ class Bill:
     script: Script = answers_at_once
     calls: list[tuple[float, str, str]] = field(default_factory=list)
     """(time, model, attempt) in the order of arrival."""
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
         self.calls.append((asyncio.get_running_loop().time(), model.name, metadata["attempt"]))
+        self.reached.set()
         return await self.script(model, len(self.calls))
 
     async def close(self) -> None:
