@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
-import platformdirs
 import structlog
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ..connectors.data_folder import HOME_SETTING, data_folder
 from ..pipeline.errors import ConfigError
 from ..pipeline.models import ProviderName
 from ..schemas.topics import Topics
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     vllm_api_key: SecretStr | None = env("VLLM_API_KEY", None, "its key, where it wants one")
     simulated_latency_ms: int = env("SIMULATED_LATENCY_MS", 50, "how long the simulated provider thinks", ge=0, le=600_000)
     models_file: Path | None = env("MODELS_FILE", None, "a models.toml, merged over the built-in one")
-    models_enabled: Mapping[str, bool] = Field({}, description="by MODELS_<NAME>_ENABLED")
+    models_enabled: Mapping[str, bool] = Field(default_factory=dict, description="by MODELS_<NAME>_ENABLED")
 
     # Embeddings
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     @property
     def data_dir(self) -> Path:
         """Where the embedded stack and the workers keep their data; absolute."""
-        return (self.home or platformdirs.user_data_path("inference-engine", appauthor=False)).expanduser().absolute()
+        return data_folder({HOME_SETTING: str(self.home)} if self.home else {}).root
 
     @property
     def providers(self) -> tuple[ProviderName, ...]:

@@ -48,9 +48,10 @@ def check_names(values: Mapping[str, str], known: Iterable[str], source: str) ->
 
 
 def _meant(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(names), 1, 0.6)
+    models = name.startswith("MODELS_")
+    near = difflib.get_close_matches(name, sorted(names), 1, 0.9 if models else 0.6)
     if near:
         return f"did you mean {near[0]}?"
-    if name.startswith("MODELS_"):
+    if models:
         return "models are switched by MODELS_<NAME>_ENABLED=true|false, and described in the file that MODELS_FILE names"
     return "remove it; `inference-engine config` lists all settings"
