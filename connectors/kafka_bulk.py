@@ -176,12 +176,27 @@ class BulkConsumer:
         return {p: high for p, (_low, high) in self._watermarks(timeout).items()}
 
     def _watermarks(self, timeout: float) -> dict[int, tuple[int, int]]:
-        try:
-            return {
-                p: self._consumer.get_watermark_offsets(TopicPartition(self.topic, p), timeout=timeout) for p in self.partitions(timeout)
-            }
-        except KafkaException as error:
-            raise Unavailable(f"Kafka at {self._brokers} did not say its offsets: {error.args[0].str()}") from error
+        return {p: self._watermark(p, time.monotonic() + timeout) for p in self.partitions(timeout)}
+
+    def _watermark(self, partition: int, deadline: float) -> tuple[int, int]:
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(
+                    TopicPartition(self.topic, partition), timeout=max(0.1, deadline - time.monotonic())
+                )
+                return low, high
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                # A topic made a moment ago has no leader yet, or another one than the library knows.
+                moving = reason.retriable() or reason.code() in (
+                    KafkaError.NOT_LEADER_FOR_PARTITION,
+                    KafkaError.LEADER_NOT_AVAILABLE,
+                    KafkaError.UNKNOWN_TOPIC_OR_PART,
+                )
+                if not moving or time.monotonic() > deadline:
+                    raise Unavailable(f"Kafka at {self._brokers} did not say its offsets: {reason.str()}") from error
+                self._metadata(max(0.1, deadline - time.monotonic()))
+                time.sleep(0.05)
 
     def assign(self, offsets: Mapping[int, int] | None = None) -> None:
         """Reads every partition from its offset, from the beginning where none is given or it is gone."""
