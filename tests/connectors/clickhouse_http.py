@@ -44,7 +44,7 @@ def clickhouse_http(folder: Path) -> Iterator[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     path_of_engine: str
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # no connection outlives the server
 
     def do_GET(self) -> None:
         self._answer(200, b"Ok.\n", {})
