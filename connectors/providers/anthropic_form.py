@@ -1,7 +1,8 @@
 """OpenAI chat completion requests as Anthropic messages, and the answers back.
 
 A field that would change the answer and has no counterpart is `Rejected`, never dropped in silence. Dropped are only
-fields without effect on the text: `seed` (a wish), `user` (sent as metadata), `store`, `metadata`, and OpenAI's own controls of its prompt cache.
+fields without effect on the text: `seed` (a wish), `user` (sent as metadata), `store`, `metadata`, and OpenAI's own
+controls of its prompt cache.
 """
 
 from collections.abc import Callable
@@ -27,10 +28,8 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-_WITHOUT_EFFECT = frozenset(
-    ["model", "messages", "stream", "stream_options", "seed", "store", "metadata", "user", "safety_identifier"]
-    + ["prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"]
-)
+_READ_ELSEWHERE = {"model", "messages", "stream", "stream_options", "user"}
+_WITHOUT_EFFECT = {"seed", "store", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
 _TIERS_ASKED = (None, "auto", "default")
 
 
@@ -45,7 +44,7 @@ def to_messages(model: Model, body: JsonObject) -> JsonObject:
     if body.get("user"):
         request["metadata"] = {"user_id": body["user"]}
     for name, value in body.items():
-        if name in _WITHOUT_EFFECT or value is None:
+        if value is None or name in _WITHOUT_EFFECT or name in _READ_ELSEWHERE:
             continue
         convert = _FIELDS.get(name)
         if convert is None:

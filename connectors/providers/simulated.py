@@ -1,7 +1,6 @@
 """The simulated provider, in process: deterministic answers, real prices, faults on demand, a bill of its own."""
 
 import asyncio
-import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from ...pipeline.ports import ProviderReply
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
 from ..simulated_bill import Bill, price
-from ..simulation import UNBILLED_FAULTS, Answered, Asked, FaultRule, Faults, answer, asked_of_chat
+from ..simulated_forms import completion
+from ..simulation import UNBILLED_FAULTS, FaultRule, Faults, answer, asked_of_chat
 from .failures import failure, unreadable
 
 
@@ -87,35 +87,3 @@ async def _billed(fault: FaultRule, timeout: float, usage: Usage, request_id: st
         raise unreadable("simulated", "was asked to fail", why)
     else:
         raise Ambiguous("simulated: the connection broke after the call was sent; it may have been billed")
-
-
-def completion(asked: Asked, made: Answered, request_id: str) -> JsonObject:
-    """The chat completion; equal questions get equal answers but for the id."""
-    if made.tool is not None:
-        call_id = "call_" + hashlib.blake2b(f"{made.tool}{made.arguments}".encode(), digest_size=8).hexdigest()
-        function = {"name": made.tool, "arguments": made.arguments}
-        messages: list[JsonObject] = [
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": call_id, "type": "function", "function": function}],
-                "refusal": None,
-            }
-        ]
-    else:
-        messages = [{"role": "assistant", "content": text, "refusal": None} for text in made.texts]
-    return {
-        "id": request_id,
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": asked.model,
-        "choices": [{"index": i, "message": m, "logprobs": None, "finish_reason": made.finish} for i, m in enumerate(messages)],
-        "usage": {
-            "prompt_tokens": asked.input_tokens,
-            "completion_tokens": made.output_tokens,
-            "total_tokens": asked.input_tokens + made.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
-        },
-        "service_tier": "default" if asked.tier == "standard" else asked.tier,
-        "system_fingerprint": None,
-    }

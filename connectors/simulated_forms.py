@@ -1,0 +1,71 @@
+"""A simulated answer in the form of each protocol."""
+
+import hashlib
+
+import orjson
+
+from ..schemas.record import JsonObject
+from .simulation import Answered, Asked
+
+CREATED_S = 1_700_000_000
+
+
+def completion(asked: Asked, made: Answered, request_id: str) -> JsonObject:
+    """The chat completion; equal questions get equal answers but for the id."""
+    if made.tool is not None:
+        call_id = _call_id(made)
+        function = {"name": made.tool, "arguments": made.arguments}
+        messages: list[JsonObject] = [
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+                "refusal": None,
+            }
+        ]
+    else:
+        messages = [{"role": "assistant", "content": text, "refusal": None} for text in made.texts]
+    return {
+        "id": request_id,
+        "object": "chat.completion",
+        "created": CREATED_S,
+        "model": asked.model,
+        "choices": [{"index": i, "message": m, "logprobs": None, "finish_reason": made.finish} for i, m in enumerate(messages)],
+        "usage": {
+            "prompt_tokens": asked.input_tokens,
+            "completion_tokens": made.output_tokens,
+            "total_tokens": asked.input_tokens + made.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
+        "service_tier": "default" if asked.tier == "standard" else asked.tier,
+        "system_fingerprint": None,
+    }
+
+
+def message(asked: Asked, made: Answered, request_id: str) -> JsonObject:
+    """The Anthropic message; equal questions get equal answers but for the id."""
+    if made.tool is not None:
+        content: list[JsonObject] = [{"type": "tool_use", "id": _call_id(made), "name": made.tool, "input": orjson.loads(made.arguments)}]
+    else:
+        content = [{"type": "text", "text": made.texts[0], "citations": None}]
+    return {
+        "id": request_id,
+        "type": "message",
+        "role": "assistant",
+        "model": asked.model,
+        "content": content,
+        "stop_reason": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}[made.finish],
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": asked.input_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            "output_tokens": made.output_tokens,
+            "service_tier": "standard",
+        },
+    }
+
+
+def _call_id(made: Answered) -> str:
+    return "call_" + hashlib.blake2b(f"{made.tool}{made.arguments}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,287 @@
+"""The simulated provider as an HTTP server: OpenAI chat completions and Anthropic messages, limits, faults, and its bill.
+
+    python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
+
+Besides `/v1/chat/completions`, `/v1/messages` and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
+kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals and faults). Marks in a prompt
+steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as it would at a provider.
+"""
+
+import argparse
+import asyncio
+import itertools
+import math
+import signal
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from ..schemas.answers import Usage
+from ..schemas.record import JsonObject
+from .simulated_bill import Bill, known, price
+from .simulated_forms import completion, message
+from .simulated_limits import Limits
+from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_messages
+
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class ServerOptions:
+    """How the server behaves. Port 0 takes a free one."""
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    latency_s: float = 0.0
+    drip_s: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+    bill: Path | None = None
+    answers: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    api_key: str | None = None
+    """Calls with another key are refused (401); None: any key will do."""
+
+
+class SimulatedServer:
+    """`async with SimulatedServer(options) as server:` and then `server.url`."""
+
+    def __init__(self, options: ServerOptions | None = None) -> None:
+        self.options = options or ServerOptions()
+        self.faults = Faults(self.options.seed)
+        self.bill = Bill(self.options.bill)
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._numbers = itertools.count(1)
+        self._server: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._stopped = asyncio.Event()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Without a version, as Anthropic's SDK wants it; OpenAI's wants `url + "/v1"`."""
+        return f"http://{self.options.host}:{self.port}"
+
+    async def __aenter__(self) -> "SimulatedServer":
+        self._server = web.Server(self._handle, access_log=None)
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._server, self.options.host, self.options.port, backlog=2048)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._listener is not None:
+            self._listener.close()
+        if self._server is not None:
+            await self._server.shutdown(1.0)
+        self.bill.close()
+
+    # --- one request -------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        if path.endswith("/chat/completions"):
+            protocol = "openai"
+        elif path.endswith("/messages"):
+            protocol = "anthropic"
+        else:
+            return await self._control(request, path)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await self._call(request, protocol)
+        finally:
+            self.in_flight -= 1
+
+    async def _call(self, request: web.BaseRequest, protocol: str) -> web.StreamResponse:
+        number = next(self._numbers)
+        raw = await request.content.read()
+        if not self._admitted(request):
+            return _error(protocol, 401, "Incorrect API key provided", "invalid_api_key")
+        try:
+            body = orjson.loads(raw)
+            model = body["model"]
+            if not isinstance(model, str) or not known(model):
+                return _error(protocol, 404, f"The model {str(model)[:80]!r} does not exist", "model_not_found")
+            asked = asked_of_chat(model, body) if protocol == "openai" else asked_of_messages(model, body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return _error(protocol, 400, str(error), "invalid_request_error")
+        wait = self.options.limits.take(model, asked.input_tokens + (asked.max_tokens or 0))
+        if wait is not None:
+            return _turned_away(protocol, wait, self.options.limits.headers(model, protocol))
+        return await self._answer(request, protocol, asked, number)
+
+    def _admitted(self, request: web.BaseRequest) -> bool:
+        key = self.options.api_key
+        return key is None or request.headers.get("authorization") == f"Bearer {key}" or request.headers.get("x-api-key") == key
+
+    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int) -> web.StreamResponse:
+        fault = self.faults.pick(asked.text)
+        if self.options.latency_s:
+            await asyncio.sleep(self.options.latency_s)
+        if fault is not None and fault.kind in UNBILLED_FAULTS:
+            return await self._unbilled(protocol, fault)
+        made = answer(asked, self.options.answers)
+        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        request_id = f"req_{number:08d}"
+        client_id = request.headers.get("x-client-request-id", "")
+        await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
+        reply = completion(asked, made, request_id) if protocol == "openai" else message(asked, made, request_id)
+        headers = {"x-request-id" if protocol == "openai" else "request-id": request_id}
+        headers |= self.options.limits.headers(asked.model, protocol)
+        if fault is not None:
+            return await self._billed(request, protocol, fault, reply, headers)
+        return web.Response(body=orjson.dumps(reply), content_type=JSON, headers=headers)
+
+    # --- faults ------------------------------------------------------------------------------------------------------
+
+    async def _unbilled(self, protocol: str, fault: FaultRule) -> web.StreamResponse:
+        if fault.kind == "hang":
+            await self._stopped.wait()
+            return web.Response(status=500)
+        if fault.kind == "429":
+            return _turned_away(protocol, fault.retry_after, {})
+        status = int(fault.kind.partition("-")[0])
+        return _error(protocol, status, "asked to fail", "rate_limit_exceeded" if status == 429 else "asked_to_fail")
+
+    async def _billed(
+        self, request: web.BaseRequest, protocol: str, fault: FaultRule, reply: JsonObject, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        kind = fault.kind
+        if kind == "billed-500":
+            return _error(protocol, 500, "asked to fail", "asked_to_fail")
+        if kind in ("drop", "hang-billed"):
+            if kind == "hang-billed":
+                await self._stopped.wait()
+            elif request.transport is not None:
+                request.transport.close()
+            return web.Response(status=500)
+        if kind == "no-usage":
+            del reply["usage"]
+        elif kind == "wrong-model":
+            reply["model"] = "another-model"
+        elif kind == "no-choices":
+            reply["choices" if protocol == "openai" else "content"] = None
+        raw = orjson.dumps(reply)
+        if kind in ("reset", "drip"):
+            return await self._in_pieces(request, raw, headers, kind)
+        return web.Response(body=raw[: len(raw) // 2] if kind == "truncated" else raw, content_type=JSON, headers=headers)
+
+    async def _in_pieces(self, request: web.BaseRequest, raw: bytes, headers: dict[str, str], kind: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**headers, "Content-Type": JSON, "Content-Length": str(len(raw))})
+        await response.prepare(request)
+        half = len(raw) // 2
+        await response.write(raw[:half])
+        if kind == "reset":
+            _reset(request)
+            return response
+        for start in range(half, len(raw), 64):
+            await asyncio.sleep(self.options.drip_s * 64 / (len(raw) - half))
+            await response.write(raw[start : start + 64])
+        return response
+
+    # --- control -----------------------------------------------------------------------------------------------------
+
+    async def _control(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        if path == "/_bill":
+            return _json(self.summary())
+        if path == "/_reset" and request.method == "POST":
+            self.bill.clear()
+            self.faults.clear()
+            return _json({"reset": True})
+        if path == "/_faults" and request.method == "DELETE":
+            self.faults.clear()
+            return _json({"faults": 0})
+        if path == "/_faults" and request.method == "POST":
+            try:
+                self.faults.add(FaultRule(**orjson.loads(await request.content.read())))
+            except (TypeError, ValueError) as error:
+                return _json({"error": str(error)}, 400)
+            return _json({"faults": len(self.faults.rules)})
+        if path.endswith("/models"):
+            return _json({"object": "list", "data": [{"id": n, "object": "model"} for n in ("sim-economy", "sim-standard", "sim-premium")]})
+        return _json({"error": {"message": f"there is nothing at {path}", "code": "not_found"}}, 404)
+
+    def summary(self) -> dict[str, Any]:
+        """The bill, and what the server saw."""
+        return {**self.bill.summary(), "refused_429": self.options.limits.refused, "most_in_flight": self.most_in_flight}
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type=JSON, status=status)
+
+
+def _error(protocol: str, status: int, words: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    error = {"message": words, "type": code, "param": None, "code": code} if protocol == "openai" else {"type": code, "message": words}
+    body = {"error": error} if protocol == "openai" else {"type": "error", "error": error}
+    return web.Response(body=orjson.dumps(body), content_type=JSON, status=status, headers=headers)
+
+
+def _turned_away(protocol: str, wait: float, headers: dict[str, str]) -> web.Response:
+    said = {"Retry-After": str(math.ceil(wait))} | ({"retry-after-ms": str(math.ceil(wait * 1000))} if protocol == "openai" else {})
+    code = "rate_limit_exceeded" if protocol == "openai" else "rate_limit_error"
+    return _error(protocol, 429, "Rate limit reached", code, {**headers, **said})
+
+
+def _reset(request: web.BaseRequest) -> None:
+    """Ends the connection with RST in place of FIN."""
+    if request.transport is not None:
+        connection: socket.socket = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="simulated_server", description="A provider that answers, bills, limits and fails on demand.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=9999)
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--rpm", type=float, help="requests per minute and model")
+    parser.add_argument("--tpm", type=float, help="tokens per minute and model")
+    parser.add_argument("--burst-s", type=float, default=1.0, help="seconds' worth of a limit that may come at once")
+    parser.add_argument("--bill", type=Path, help="a file that gets one JSON line per billed call, on disk before the reply")
+    parser.add_argument("--answers", type=Path, help="a JSON object: known answers by last user message")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--api-key", help="refuse calls with another key")
+    return parser
+
+
+async def serve(options: ServerOptions) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    done = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, done.set)
+    async with SimulatedServer(options) as server:
+        print(f"simulated provider at {server.url} (OpenAI: {server.url}/v1)", flush=True)
+        await done.wait()
+        print(orjson.dumps(server.summary()).decode(), flush=True)
+
+
+def main() -> None:
+    import uvloop
+
+    given = _parser().parse_args()
+    answers = orjson.loads(given.answers.read_bytes()) if given.answers else {}
+    limits = Limits(given.rpm, given.tpm, given.burst_s)
+    uvloop.run(
+        serve(
+            ServerOptions(
+                given.port, given.host, given.latency_ms / 1000, limits=limits, bill=given.bill,
+                answers=answers, seed=given.seed, api_key=given.api_key,
+            )
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
