@@ -184,6 +184,7 @@ _PARSERS: dict[str, Callable[[str, Any, str], Any]] = {
     "supports_tools": _boolean,
     "supports_images": _boolean,
     "supports_sampling": _boolean,
+    "supports_structured": _boolean,
     "image_tokens": _count,
     "auto": _boolean,
     "aliases": _strings,

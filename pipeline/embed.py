@@ -1,13 +1,11 @@
-"""Which texts are embedded together, and in which form vectors travel."""
+"""Which texts are embedded together, and vectors of unit length."""
 
-import base64
-import binascii
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .ports import Vector, Vectors
+from .ports import Vectors
 
 PASS_TOKENS = 60
 """What one more forward pass costs, in tokens that could have been embedded in that time (MiniLM on one core: 7 to 10 ms)."""
@@ -65,20 +63,3 @@ def unit_rows(rows: NDArray[np.floating]) -> Vectors:
     norms = np.linalg.norm(out, axis=1, keepdims=True)
     scaled: Vectors = np.divide(out, norms, out=np.zeros_like(out), where=norms > 0)
     return scaled
-
-
-def pack_vector(vector: Vector) -> str:
-    """base64 of float32, little endian: the form of a vector in a record."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-
-
-def unpack_vector(packed: str, dimension: int) -> Vector | None:
-    """The vector of a record, or None where it is not one of this dimension (another embedder made it)."""
-    try:
-        raw = base64.b64decode(packed, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if len(raw) != 4 * dimension:
-        return None
-    vector = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    return vector if bool(np.isfinite(vector).all()) else None

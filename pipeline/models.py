@@ -51,6 +51,8 @@ class Model:
     aliases: tuple[str, ...] = ()
     supports_sampling: bool = True
     """False where the provider refuses temperature and top_p other than the default."""
+    supports_structured: bool = True
+    """False where the model takes no JSON mode or schema as response_format."""
     image_tokens: int | None = None
     """The most input tokens that one image can cost; None: not known, so that images have no price cap."""
     auto: bool = True

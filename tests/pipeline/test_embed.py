@@ -1,11 +1,11 @@
-"""Micro-batches hold every text once and no more padding than they must; vectors survive their travel in records."""
+"""Micro-batches hold every text once and no more padding than they must."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_engine.pipeline.embed import PASS_TOKENS, pack_vector, plan_micro_batches, reduce_dimension, unit_rows, unpack_vector
+from inference_engine.pipeline.embed import PASS_TOKENS, plan_micro_batches, reduce_dimension
 
 lengths = st.lists(st.integers(0, 256), max_size=80)
 
@@ -35,16 +35,6 @@ def test_a_long_text_is_not_padded_onto_short_ones() -> None:
 def test_a_batch_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         plan_micro_batches([1], 0)
-
-
-def test_a_vector_survives_packing_and_one_of_another_dimension_is_refused() -> None:
-    vector = unit_rows(np.arange(1, 9, dtype=np.float32).reshape(1, 8))[0]
-    unpacked = unpack_vector(pack_vector(vector), 8)
-    assert unpacked is not None
-    assert np.array_equal(unpacked, vector)
-    assert unpack_vector(pack_vector(vector), 7) is None
-    assert unpack_vector("not base64!", 8) is None
-    assert unpack_vector(pack_vector(np.full(8, np.nan, dtype=np.float32)), 8) is None
 
 
 def test_reduced_vectors_have_unit_length_and_zeros_stay_zero() -> None:
