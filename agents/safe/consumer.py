@@ -32,6 +32,7 @@ POLL_RECORDS = 500
 FETCH_MAX_WAIT_MS = 100
 PREFETCH_BACKOFF_S = 0.02
 COMMIT_TIMEOUT_S = 10.0
+TOPIC_PATIENCE_S = 5.0
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -114,25 +115,30 @@ class SafeConsumer(Consumer):
         self.kafka.subscribe(topics=sorted(wanted), listener=_Listener(self.app))
 
     async def _verify(self, wanted: set[str]) -> None:
-        """Every topic exists, has an agent that commits safely, and every changelog has its table's partitions."""
-        cluster = await self.kafka._client.fetch_all_metadata()
-        counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics(exclude_internal_topics=False)}
-        missing = sorted(wanted - counts.keys())
-        if missing:
-            raise ConfigError(
-                f"topics do not exist: {', '.join(missing)}. Nothing would be read from them; create the topics, then start again."
-            )
-        for table in self.app.safe_tables:
-            name, found = table.changelog_spec.name, counts.get(table.changelog_spec.name)
-            if found != table.changelog_spec.partitions:
-                raise ConfigError(
-                    f"changelog {name} has {found} partitions, its table needs {table.changelog_spec.partitions}: rows would be lost."
-                )
-        plain = sorted(wanted - self._intakes.keys() - {table.changelog_spec.name for table in self.app.safe_tables})
+        """Every topic exists, has an agent that commits safely, and every changelog has its table's partitions.
+
+        A topic that was made a moment ago may not be known to every broker yet, hence the patience.
+        """
+        changelogs = {table.changelog_spec.name: table.changelog_spec.partitions for table in self.app.safe_tables}
+        plain = sorted(wanted - self._intakes.keys() - changelogs.keys())
         if plain:
             raise ConfigError(
                 f"agents read {', '.join(plain)} without consume(): their records could be lost. Use consume() as the agent's body."
             )
+        until = monotonic() + TOPIC_PATIENCE_S
+        while missing := sorted(wanted - (counts := await self._partition_counts()).keys()):
+            if monotonic() > until:
+                raise ConfigError(
+                    f"topics do not exist: {', '.join(missing)}. Nothing would be read from them; create the topics, then start again."
+                )
+            await asyncio.sleep(0.2)
+        for name, partitions in changelogs.items():
+            if counts[name] != partitions:
+                raise ConfigError(f"changelog {name} has {counts[name]} partitions, its table needs {partitions}: rows would be lost.")
+
+    async def _partition_counts(self) -> dict[str, int]:
+        cluster = await self.kafka._client.fetch_all_metadata()
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics(exclude_internal_topics=False)}
 
     # -- delivery
 

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from faust.transport.drivers.aiokafka import Producer, Transport
 
 from .consumer import SafeConsumer
-from .partitioner import choose_partition
+from .partitioner import choose_partition, partition_for
 
 if TYPE_CHECKING:
     from .application import SafeApp
@@ -23,6 +23,10 @@ class SafeProducer(Producer):
     """Every record acknowledged by all in-sync replicas, in order, without duplicates from its own retries."""
 
     app: "SafeApp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._counts: dict[str, int] = {}
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True, "partitioner": choose_partition}
@@ -43,8 +47,15 @@ class SafeProducer(Producer):
 
     async def append(self, topic: str, key: bytes | None, value: bytes | None, partition: int | None, headers: Headers | None) -> int:
         """Returns the record's offset once the broker has acknowledged it; raises KafkaError where it refused."""
+        if partition is None and key is not None:
+            partition = partition_for(key, self._counts.get(topic) or await self._count(topic))
         sent = await self.kafka.send(topic, value, key, partition, None, headers)
         return int((await sent).offset)
+
+    async def _count(self, topic: str) -> int:
+        """Kept for the worker's life: with another count, keys would leave the partition where their rows are."""
+        count = self._counts[topic] = len(await self.kafka.partitions_for(topic))
+        return count
 
     async def append_batch(self, topic: str, partition: int, rows: Sequence[tuple[bytes, bytes | None]]) -> tuple[int, int]:
         """Appends as many of `rows` as fit one batch; returns their number and the offset of the first of them."""

@@ -1,27 +1,33 @@
 """Workers inside the test's own loop, on topics of their own, and ways to end them."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from inference_engine.agents.safe import DeadLetter, Delivered, SafeApp, consume, create_app, run_app
 
 
 async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
-    """Waits until `condition` holds, at most `timeout` seconds."""
-    try:
-        async with asyncio.timeout(timeout):
-            while not condition():
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not reached within {timeout} s: {what}") from None
+    """Waits until `condition`, plain or async, holds: at most `timeout` seconds."""
+    end = monotonic() + timeout
+    while True:
+        holds = condition()
+        if inspect.isawaitable(holds):
+            holds = await holds
+        if holds:
+            return
+        if monotonic() > end:
+            raise AssertionError(f"not reached within {timeout} s: {what}")
+        await asyncio.sleep(0.02)
 
 
 async def no_dead_letters(event: Delivered, dead: DeadLetter) -> None:

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
+from confluent_kafka import Producer
 
-from inference_engine.agents.safe import DeadLetter, Delivered, Stale
+from inference_engine.agents.safe import DeadLetter, Delivered, Stale, consumer
 
 from .conftest import Bench, fill, until
 
@@ -29,11 +30,11 @@ async def test_event_in_flight_is_delivered_again_after_a_crash_though_later_one
     assert first.lowest_unfinished()[tp] == 3
     await bench.kill(first)
 
-    again: list[bytes | None] = []
+    again: list[bytes] = []
     second = bench.app("w2")
 
     async def note(event: Delivered) -> None:
-        again.append(event.value)
+        again.append(event.value or b"")
 
     bench.agent(second, "in", note)
     async with bench.running(second):
@@ -62,7 +63,7 @@ async def test_refused_append_keeps_the_event_unfinished(bench: Bench) -> None:
     """The broker's refusal reaches the handler; the source is acknowledged only once an append was accepted."""
     bench.create("in")
     bench.create("small", max_message_bytes="2000")
-    app, refusals = bench.app(), []
+    app, refusals = bench.app(), list[Exception]()
 
     async def too_big_at_first(event: Delivered) -> None:
         size = 5000 if len(refusals) < 2 else 10
@@ -206,6 +207,24 @@ async def test_records_lost_on_the_way_are_fetched_again(bench: Bench) -> None:
     assert seen == [b"%d" % n for n in range(9)]
 
 
+async def test_records_compressed_by_other_programs_are_delivered(bench: Bench) -> None:
+    """Without its codec one such record would stop the worker."""
+    bench.create("in")
+    app, seen = bench.app(), []
+
+    async def note(event: Delivered) -> None:
+        seen.append(event.value)
+
+    bench.agent(app, "in", note)
+    for codec in ("gzip", "lz4", "snappy", "zstd"):
+        producer = Producer({"bootstrap.servers": bench.brokers, "compression.type": codec, "log_level": 2})
+        producer.produce(bench.topic("in"), codec * 200, partition=0)
+        assert producer.flush(10) == 0
+    async with bench.running(app):
+        await until(lambda: len(seen) == 4, "all codecs")
+    assert seen == [codec.encode() * 200 for codec in ("gzip", "lz4", "snappy", "zstd")]
+
+
 async def test_orderly_stop_waits_for_handlers_and_commits(bench: Bench) -> None:
     bench.create("in")
     app, begun, ended = bench.app(), [], []
@@ -238,8 +257,9 @@ async def test_agent_that_reads_a_topic_without_consume_is_refused(bench: Bench)
         await bench.start(app)
 
 
-async def test_missing_topic_is_refused_at_the_start(bench: Bench) -> None:
+async def test_missing_topic_is_refused_at_the_start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faust would wait for it in silence."""
+    monkeypatch.setattr(consumer, "TOPIC_PATIENCE_S", 0.3)
     app = bench.app()
 
     async def never(event: Delivered) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from .conftest import Bench, until
@@ -20,6 +21,10 @@ async def _copied(bench: Bench) -> list[bytes]:
     return [record.value for record in await bench.read("out")]
 
 
+async def _has_copied(bench: Bench, ids: int) -> bool:
+    return len(set(await _copied(bench))) >= min(ids, len(IDS))
+
+
 async def test_no_id_is_lost_when_workers_are_killed(bench: Bench) -> None:
     """Two workers; one is killed at work, then the other; a third finishes what they left. Ids are compared, not lag."""
     bench.create("in", "out")
@@ -28,19 +33,14 @@ async def test_no_id_is_lost_when_workers_are_killed(bench: Bench) -> None:
     await bench.feed(bench.topic("in"), [(n, n) for n in IDS])
     first, second = await _spawn(bench, "one"), await _spawn(bench, "two")
     try:
-        while len(await _copied(bench)) < 200:
-            await asyncio.sleep(0.05)
+        await until(partial(_has_copied, bench, 200), "copies by both")
         first.send_signal(signal.SIGKILL)
         await first.wait()
         first = await _spawn(bench, "one")
-        before = len(await _copied(bench))
-        while len(await _copied(bench)) < min(before + 200, 1900):
-            await asyncio.sleep(0.05)
+        await until(partial(_has_copied, bench, len(await _copied(bench)) + 200), "more copies by whoever is left", 30)
         second.send_signal(signal.SIGKILL)
         await second.wait()
-        async with asyncio.timeout(30):
-            while len(set(await _copied(bench))) < len(IDS):
-                await asyncio.sleep(0.2)
+        await until(partial(_has_copied, bench, len(IDS)), "every id", 30)
         first.terminate()
         assert await first.wait() == 0
     finally:

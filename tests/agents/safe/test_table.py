@@ -131,7 +131,7 @@ async def test_failed_batch_is_sent_again_before_anything_younger(bench: Bench, 
     """Plain Faust's buffer gives up after 100 ms; here local rows and changelog end up alike, in the order of the writes."""
     app, table = worker(bench)
     async with bench.running(app):
-        really, failures = app.append_batch, []
+        really, failures = app.append_batch, list[Any]()
 
         async def fail_twice(topic: str, partition: int, rows: Any) -> tuple[int, int]:
             if len(failures) < 2:
