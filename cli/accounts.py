@@ -65,15 +65,18 @@ class JobSummary:
 ALL = """(job = {job:String} OR {job:String} = '') AND (tenant_id = {tenant:String} OR {tenant:String} = '')"""
 """The condition of every question here: one job or all, one tenant or all."""
 
+REQUESTS = "uniqExactIf((tenant_id, job, request_id), kind IN ('answer', 'error'))"
+"""Requests that ended; one that failed and was answered when asked again is one request."""
+ANSWERED = "uniqExactIf((tenant_id, job, request_id), kind = 'answer')"
+
 _TOTALS = f"""SELECT
-  countIf(kind IN ('answer', 'error')) AS requests,
-  countIf(kind = 'answer') AS answered,
-  countIf(kind = 'error') AS failed,
+  {REQUESTS} AS requests,
+  {ANSWERED} AS answered,
+  requests - answered AS failed,
   countIf(kind = 'answer' AND cache_tier = 'exact') AS exact,
   countIf(kind = 'answer' AND cache_tier = 'semantic') AS semantic,
   countIf(kind = 'answer' AND cache_tier = 'coalesced') AS coalesced,
-  countIf(kind = 'answer' AND cache_tier = 'none')
-    + countIf(kind IN ('ambiguous', 'duplicate', 'audit', 'judge', 'priming', 'exploration')) AS provider_calls,
+  countIf(kind = 'answer' AND cache_tier = 'none') + countIf(kind NOT IN ('answer', 'error', 'embedding')) AS provider_calls,
   sum(base_cost) AS cost, sum(counterfactual_cost) AS counterfactual,
   sum(exact_savings) AS saved_exact, sum(semantic_savings) AS saved_semantic, sum(coalescing_savings) AS saved_coalescing,
   sum(routing_savings) AS saved_routing, sum(prefix_savings) AS saved_prefix, sum(batching_savings) AS saved_batch,

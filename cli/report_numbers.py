@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from ..pipeline.errors import Rejected
-from .accounts import ALL, CostReader, JobSummary, job_summary
+from .accounts import ALL, REQUESTS, CostReader, JobSummary, job_summary
 
 BUCKETS = 48
 
@@ -58,15 +58,14 @@ class Report:
     @property
     def from_provider(self) -> int:
         """Answered requests that no cache had."""
-        return self.summary.answered - sum(self.summary.cached.values())
+        return max(0, self.summary.answered - sum(self.summary.cached.values()))
 
 
-_REQUESTS = "countIf(kind IN ('answer', 'error'))"
 _HITS = "if(countIf(kind = 'answer') = 0, 0, round(100 * countIf(kind = 'answer' AND cache_hit) / countIf(kind = 'answer'), 1))"
 
 
 def _by(dimension: str, limit: int) -> str:
-    return f"""SELECT {dimension} AS name, {_REQUESTS} AS requests, {_HITS} AS hit_percent,
+    return f"""SELECT {dimension} AS name, {REQUESTS} AS requests, {_HITS} AS hit_percent,
       sum(tokens_input) AS tokens_in, sum(tokens_output) AS tokens_out, sum(base_cost) AS cost_usd, sum(total_savings) AS saved_usd
     FROM cost_events WHERE {ALL} GROUP BY name ORDER BY cost_usd DESC, saved_usd DESC, name LIMIT {limit}"""
 
@@ -78,15 +77,15 @@ _SECTIONS: tuple[tuple[str, str], ...] = (
     ("By tenant", _by("tenant_id", 30)),
     (
         "By experiment",
-        f"""SELECT experiment_id AS experiment, experiment_variant AS variant, {_REQUESTS} AS requests, {_HITS} AS hit_percent,
-              sum(base_cost) AS cost_usd, sum(base_cost) / nullIf({_REQUESTS}, 0) AS cost_per_request_usd,
+        f"""SELECT experiment_id AS experiment, experiment_variant AS variant, {REQUESTS} AS requests, {_HITS} AS hit_percent,
+              sum(base_cost) AS cost_usd, sum(base_cost) / nullIf({REQUESTS}, 0) AS cost_per_request_usd,
               quantileExact(0.5)(latency_ms) AS p50_ms
             FROM cost_events WHERE {ALL} AND experiment_id != ''
             GROUP BY experiment, variant ORDER BY experiment, variant LIMIT 50""",
     ),
     (
         "Latency by lane",
-        f"""SELECT lane AS name, {_REQUESTS} AS requests, quantileExact(0.5)(latency_ms) AS p50_ms,
+        f"""SELECT lane AS name, {REQUESTS} AS requests, quantileExact(0.5)(latency_ms) AS p50_ms,
               quantileExact(0.95)(latency_ms) AS p95_ms
             FROM cost_events WHERE {ALL} AND kind IN ('answer', 'error') GROUP BY name ORDER BY name""",
     ),

@@ -81,6 +81,12 @@ def test_the_summary_of_a_job_counts_requests_once_and_every_cent(store: ClickHo
     )  # fmt: skip
 
 
+def test_a_request_that_failed_and_was_answered_when_asked_again_is_one_request(store: ClickHouseStore) -> None:
+    store.insert([event("9", request_id="5", base_cost_pico=CENT, counterfactual_pico=CENT), event("10", kind="charged", request_id="5")])
+    summary = job_summary(store, "support")
+    assert (summary.requests, summary.answered, summary.failed, summary.provider_calls) == (5, 5, 0, 5)
+
+
 def test_a_job_without_costs_is_all_zero(store: ClickHouseStore) -> None:
     assert job_summary(store, "nobody") == JobSummary()
 
