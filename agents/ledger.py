@@ -34,6 +34,8 @@ class LedgerSettings:
     checkpoint_ms: int = 5_000
     retry_s: float = 1.0
     """Between tries to reach the broker."""
+    take_again_s: float = 20.0
+    """After the broker fenced us, and the group did not take the partition away. Longer than the group's session timeout."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +49,7 @@ class OwnedLedger:
     saved_ms: int
     read_ms: int = 0
     """All that was in the log at this time has been applied."""
+    replayed: bool = False
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lost: Stale | None = None
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
@@ -120,6 +123,7 @@ class LedgerStage:
         self._settings = settings
         self._owned: dict[int, OwnedLedger] = {}
         self._wanted: set[int] = set()
+        self._retaking: set[asyncio.Task[None]] = set()
         self._fencing: dict[int, asyncio.Task[OwnedLedger | None]] = {}
         self._ready: dict[int, asyncio.Event] = {}
 
@@ -127,10 +131,11 @@ class LedgerStage:
 
     async def assigned(self, partitions: Iterable[int]) -> None:
         """Fences the previous owners, then reads their ledger to the end: only after that may anything be paid."""
-        await asyncio.gather(*(self._take(p) for p in set(partitions) - self._wanted))
+        new = set(partitions) - self._wanted
+        self._wanted |= new
+        await asyncio.gather(*(self._take(p) for p in new))
 
     async def _take(self, partition: int) -> None:
-        self._wanted.add(partition)
         # A task of its own: were taking the fence cut short, its thread would still fence whoever comes after us.
         fencing = self._fencing[partition] = asyncio.create_task(self._fence(partition))
         fencing.add_done_callback(lambda _: self._fencing.pop(partition, None))
@@ -140,6 +145,7 @@ class LedgerStage:
         await self._replay(owned)
         if owned.lost is None:
             self._save(owned)
+            owned.replayed = True
             self._ready_event(partition).set()
 
     async def _fence(self, partition: int) -> OwnedLedger | None:
@@ -161,7 +167,10 @@ class LedgerStage:
         while owned.lost is None:
             begun_ms = self._now()
             try:
-                if owned.ledger.next_offset > await self._reader.end(owned.partition):
+                end = await self._reader.end(owned.partition)
+                if owned.lost is not None:
+                    return
+                if owned.ledger.next_offset > end:
                     log.warning("the ledger's checkpoint is of another topic; it is rebuilt", partition=owned.partition)
                     owned.ledger.restart()
                 async for offset, value in self._reader.replay(owned.partition, owned.ledger.next_offset):
@@ -191,10 +200,17 @@ class LedgerStage:
 
     async def revoked(self, partitions: Iterable[int]) -> None:
         """Stops paying; calls under way still write what they cost."""
-        await asyncio.gather(*(self._drop(p) for p in set(partitions) & self._wanted))
+        gone = set(partitions) & self._wanted
+        self._wanted -= gone
+        await asyncio.gather(*(self._drop(p) for p in gone))
+
+    async def close(self) -> None:
+        """Gives up all partitions; what the next owner needs of them is saved."""
+        await self.revoked(self._wanted)
+        for task in self._retaking:
+            task.cancel()
 
     async def _drop(self, partition: int) -> None:
-        self._wanted.discard(partition)
         fencing = self._fencing.get(partition)
         if fencing is not None:
             await asyncio.wait([fencing])
@@ -210,14 +226,36 @@ class LedgerStage:
         owned.ledger.checkpoint()
         owned.index.close()
 
+    def _lost(self, owned: OwnedLedger, why: Stale) -> None:
+        """The broker fenced us, and the group has not said so: either it will soon, or (a transaction that timed out while
+        the broker was away) nobody else has the partition, and only taking it again gets it going."""
+        if owned.lost is not None:
+            return
+        log.warning("the ledger partition was lost", partition=owned.partition, reason=str(why))
+        owned.lose(why)
+        self._ready.pop(owned.partition, None)
+        task = asyncio.create_task(self._take_again(owned), name=f"take ledger {owned.partition} again")
+        self._retaking.add(task)
+        task.add_done_callback(self._retaking.discard)
+
+    async def _take_again(self, lost: OwnedLedger) -> None:
+        # Longer than a session: whoever was replaced has heard of it by then, and does not fence its successor.
+        await self._sleep(self._settings.take_again_s)
+        if self._owned.get(lost.partition) is lost:
+            await self._drop(lost.partition)
+            if lost.partition in self._wanted:
+                await self._take(lost.partition)
+
     async def owned(self, partition: int) -> OwnedLedger:
         """The partition, when it is ready to be paid from. Raises `Stale`."""
-        await self._ready_event(partition).wait()
-        owned = self._owned.get(partition)
-        if owned is None:
-            raise Stale(f"partition {partition} of {self._topic} is not owned here: nothing is paid for it")
-        owned.check()
-        return owned
+        while True:
+            await self._ready_event(partition).wait()
+            owned = self._owned.get(partition)
+            if owned is not None and owned.replayed:
+                owned.check()
+                return owned
+            if partition not in self._wanted:
+                raise Stale(f"partition {partition} of {self._topic} is not owned here: nothing is paid for it")
 
     def _ready_event(self, partition: int) -> asyncio.Event:
         return self._ready.setdefault(partition, asyncio.Event())
@@ -255,7 +293,7 @@ class LedgerStage:
         try:
             offset = await self._fenced.append(owned.partition, packets.ledger.encode_one(intent), urgent=urgent)
         except Stale as error:
-            owned.lose(error)
+            self._lost(owned, error)
             raise
         owned.ledger.apply(intent, offset)
         owned.check()

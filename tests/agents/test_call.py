@@ -156,12 +156,71 @@ def test_a_fenced_worker_sends_nothing_and_leaves_its_calls_unacknowledged() -> 
         async with worker(world) as old, worker(world) as new:
             with pytest.raises(Stale):
                 await old.run(call("a"))
-            with pytest.raises(Stale):
-                await old.run(call("b"))
             await new.run(call("a"))
 
     run(main())
     assert len(world.provider.calls) == 1
+
+
+def test_a_worker_that_was_fenced_while_the_group_left_it_its_partition_takes_it_again() -> None:
+    world = World()
+
+    async def main() -> float:
+        async with worker(world) as one:
+            async with worker(world):
+                with pytest.raises(Stale):
+                    await one.run(call())
+            await one.run(call())
+            return asyncio.get_running_loop().time()
+
+    assert 20 <= run(main()) < 21
+    assert world.kinds() == ["intent", "completion"]
+
+
+def test_a_fenced_worker_whose_partition_is_taken_away_does_not_take_it_again() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with worker(world) as one, worker(world) as new:
+            with pytest.raises(Stale):
+                await one.run(call("a"))
+            await one.ledger.revoked([0])
+            await asyncio.sleep(60)
+            await new.run(call("b"))
+
+    run(main())
+    assert len(world.provider.calls) == 1
+
+
+def test_an_event_that_is_cancelled_after_its_call_was_sent_does_not_lose_the_answer() -> None:
+    async def slow(_model: Model, _number: int) -> ProviderReply:
+        await asyncio.sleep(20)
+        return REPLY
+
+    world = World(provider=Bill(slow))
+
+    async def main() -> int:
+        async with worker(world) as one:
+            task = one.start(call())
+            await asyncio.sleep(1)
+            task.cancel()
+            return await one.stage.drain(grace_s=30)
+
+    assert run(main()) == 0
+    assert world.kinds() == ["intent", "completion"]
+
+
+def test_a_stopping_worker_leaves_calls_that_take_too_long_open_for_its_successor() -> None:
+    world = World(provider=Bill(hangs))
+
+    async def main() -> int:
+        async with worker(world) as one:
+            one.start(call())
+            await asyncio.sleep(1)
+            return await one.stage.drain(grace_s=30)
+
+    assert run(main()) == 1
+    assert world.kinds() == ["intent"]
 
 
 def test_a_worker_that_stood_still_after_its_intent_does_not_send() -> None:
