@@ -26,6 +26,7 @@ from ..schemas.record import Lane
 from ..schemas.topics import Topics
 from .call_agent import CallAgent
 from .coalesce import CoalesceStage
+from .dead_letters import dead_letter_headers
 from .embed import EmbedStage
 from .exact import ExactStage
 from .ingest import IngestStage
@@ -124,15 +125,3 @@ def to_channel(channel: Any) -> Callable[[Any], Awaitable[None]]:
         await send_through(channel, item)
 
     return send
-
-
-def dead_letter_headers(event: Delivered, error: DeadLetter) -> list[tuple[str, bytes]]:
-    """The original bytes stay the record's value; where it came from and why it is here go into headers."""
-    return [
-        *event.headers,
-        ("error.class", error.error_class.encode()),
-        ("error.message", str(error).encode()),
-        ("source.topic", event.topic.encode()),
-        ("source.partition", b"%d" % event.partition),
-        ("source.offset", b"%d" % event.offset),
-    ]

@@ -78,6 +78,7 @@ class WorkerParts:
     data_dir: Path
     store: Literal["rocksdb", "memory"]
     catalogue: Catalogue
+    door: Door
     providers: Mapping[str, Provider]
     keeper: Keeper
     decide_route: Decide
@@ -85,7 +86,6 @@ class WorkerParts:
     tenants: Mapping[str, str]
     """Requests topics that belong to one tenant -> the tenant."""
     default_tenant: str
-    ttl_s: int
     permits: Mapping[Lane, int]
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
@@ -180,7 +180,7 @@ class Worker:
         table = app.safe_table(EXACT_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
         lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
         return Stages(
-            ingest=IngestStage(out, Door(parts.catalogue, parts.ttl_s), now_ms, parts.tenants, parts.default_tenant),
+            ingest=IngestStage(out, parts.door, now_ms, parts.tenants, parts.default_tenant),
             exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
@@ -207,10 +207,14 @@ class Worker:
         self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
 
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[int], None] | None = None) -> None:
-        """Runs until `stop` is set. `on_ready` hears the port of the health server once all partitions deliver.
+        """Runs until `stop` is set, as the only worker in its folder. `on_ready` hears the port of the health server once all partitions deliver.
 
         Raises `ConfigError` or `Unavailable` where it can't start; then nothing was taken over.
         """
+        with only_worker_in(self.parts.data_dir):
+            await self._run(stop, on_ready)
+
+    async def _run(self, stop: asyncio.Event, on_ready: Callable[[int], None] | None) -> None:
         parts = self.parts
         await asyncio.to_thread(verify_topics, parts.brokers, topic_specs(parts.topics, parts.partitions, changelogs(parts.topics)))
         build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)

@@ -35,6 +35,8 @@ class Door:
     catalogue: Catalogue
     default_ttl_s: int
     default_lane: Lane = Lane.STANDARD
+    priority_lanes: bool = True
+    """False: every request takes the default lane."""
     max_body_bytes: int = MAX_BODY_BYTES
     default_job: str = "default"
 
@@ -109,7 +111,7 @@ def _admit(line: RequestLine, tenant: str, now_ms: int, door: Door) -> Request:
         fingerprint=fingerprint,
         scope=scope,
         flight=flight_id(fingerprint, identity.key),
-        lane=engine.priority or door.default_lane,
+        lane=(engine.priority if door.priority_lanes else None) or door.default_lane,
         dimensions=_dimensions(engine),
         accepted_ms=now_ms,
         deadline_ms=_deadline(engine.deadline, now_ms),

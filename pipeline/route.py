@@ -131,19 +131,24 @@ def route(features: RouteFeatures, catalogue: Catalogue, price: Price, policy: R
         price(model, features.input_tokens, features.output_tokens)
         return Route(models=(model.name,), reason=f"{model.name} was asked for by name")
     offers, refused = _offers(features, catalogue, price)
+    if not offers and features.sampling:
+        # Today's models take no temperature; older ones do, and answer rather than refuse what most programs send.
+        offers, refused = _offers(features, catalogue, price, named=True)
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
     return _preferring(features, offers, refused, ranking)
 
 
-def _offers(features: RouteFeatures, catalogue: Catalogue, price: Price) -> tuple[list[Offer], dict[str, str]]:
-    """Offers of the models that may be chosen, and why each other one is not."""
+def _offers(
+    features: RouteFeatures, catalogue: Catalogue, price: Price, *, named: bool = False
+) -> tuple[list[Offer], dict[str, str]]:
+    """Offers of the models that may be chosen, and why each other one is not. `named`: also those for asking by name only."""
     offers: list[Offer] = []
     refused: dict[str, str] = {}
     for model in catalogue.models:
         why = incapable(model, features)
-        if why is None and not model.auto and model.name != features.preferred:
+        if why is None and not (model.auto or named or model.name == features.preferred):
             why = "is only used where it is asked for by name"
         if why is None:
             try:

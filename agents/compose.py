@@ -1,0 +1,166 @@
+"""The composition root of a worker: settings become parts."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from ..connectors.data_folder import DataFolder
+from ..connectors.embedder import find_embedder
+from ..connectors.embedding_endpoint import EndpointEmbedder
+from ..connectors.models_toml import load_catalogue
+from ..connectors.providers import build_providers
+from ..connectors.providers.simulated import SimulatedOptions
+from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
+from ..connectors.state_file import remove_state, write_state
+from ..pipeline.billing import unpriced
+from ..pipeline.errors import ConfigError
+from ..pipeline.ingest import Door
+from ..pipeline.models import Catalogue
+from ..pipeline.ports import Embedder, VectorIndex
+from ..pipeline.prices import day_of
+from ..pipeline.semantic import StaticPolicy, decide
+from ..pipeline.window import window_policies
+from ..schemas.record import Lane
+from .attempt import CallSettings
+from .coalesce import CoalesceSettings
+from .keeper import EvictionKeeper
+from .ledger import LedgerSettings
+from .routing import route_with
+from .settings import Settings
+from .worker import SemanticParts, Worker, WorkerParts, now_ms
+
+log = structlog.get_logger(__name__)
+
+EXPRESS_SHARE = 8
+"""One in so many permits is kept for the express lane, which so never waits for a full batch lane."""
+
+
+def catalogue_of(settings: Settings) -> Catalogue:
+    """The models that can be asked with these settings."""
+    return load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+
+
+def permits_of(settings: Settings) -> dict[Lane, int]:
+    """Calls in flight by lane; together `MAX_IN_FLIGHT`."""
+    express = max(1, settings.max_in_flight // EXPRESS_SHARE)
+    rest = max(1, settings.max_in_flight - express)
+    return {Lane.EXPRESS: express, Lane.STANDARD: max(1, rest // 2), Lane.BATCH: max(1, rest - rest // 2)}
+
+
+def _secret(value: object) -> str | None:
+    reveal: Callable[[], str] | None = getattr(value, "get_secret_value", None)
+    return reveal() if reveal is not None else None
+
+
+def _embedder(settings: Settings) -> Embedder | None:
+    """None where the semantic tier is off; the reason is logged."""
+    caching = settings.caching
+    if not caching.semantic_enabled:
+        log.info("the semantic tier is off: CACHE_SEMANTIC_ENABLED is false")
+        return None
+    if settings.embedding_base_url is not None:
+        return EndpointEmbedder(
+            settings.embedding_model or "text-embedding-3-small",
+            caching.embedding_dimension,
+            base_url=settings.embedding_base_url,
+            api_key=_secret(settings.embedding_api_key) or "none",
+        )
+    found = find_embedder(caching.embedding_dimension, threads=settings.embedding_threads)
+    if found.embedder is None:
+        log.warning(f"the semantic tier is off: {found.reason}")
+    return found.embedder
+
+
+def _make_index(settings: Settings, folder: Path, partition: int) -> VectorIndex:
+    dimension = settings.caching.embedding_dimension
+    if settings.qdrant_url is not None:
+        return QdrantServerIndex.connect(
+            settings.qdrant_url, settings.qdrant_collection_name, dimension, api_key=_secret(settings.qdrant_api_key)
+        )
+    # Filled from the topic at every start: so it never holds what was revoked meanwhile.
+    return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), dimension)
+
+
+def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
+    embedder = _embedder(settings)
+    if embedder is None:
+        return None
+    caching, batching = settings.caching, settings.batching
+    policy = StaticPolicy(threshold=caching.similarity_threshold)
+    windows = window_policies(
+        min_size=batching.min_size,
+        max_size=batching.max_size,
+        max_wait_ms=batching.max_wait_ms,
+        express_max_wait_ms=batching.express_max_wait_ms,
+    )
+    return SemanticParts(
+        embedder=embedder,
+        make_index=partial(_make_index, settings, folder),
+        keeper=EvictionKeeper(
+            caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
+        ),
+        decide=lambda text, neighbours, now: decide(text, neighbours, policy, now),
+        coalesce=CoalesceSettings(policy=policy, windows=windows, group_similarity=batching.similarity_threshold),
+    )
+
+
+def compose(settings: Settings, folder: Path) -> WorkerParts:
+    """Raises `ConfigError` where the settings can't work. Takes seconds where an embedder is loaded."""
+    if not settings.brokers:
+        raise ConfigError("a worker needs KAFKA_BROKERS; `inference-engine up` starts a Kafka and workers together")
+    providers = build_providers(
+        openai_api_key=_secret(settings.openai_api_key),
+        openai_base_url=settings.openai_base_url,
+        anthropic_api_key=_secret(settings.anthropic_api_key),
+        anthropic_base_url=settings.anthropic_base_url,
+        vllm_base_url=settings.vllm_base_url,
+        vllm_api_key=_secret(settings.vllm_api_key),
+        simulated=SimulatedOptions(latency_s=settings.simulated_latency_ms / 1000) if settings.providers == ("simulated",) else None,
+    )
+    catalogue = catalogue_of(settings)
+    for name, why in unpriced(catalogue, day_of(now_ms())).items():
+        log.warning("a model without a known price is never chosen", model=name, why=why)
+    caching = settings.caching
+    door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes)
+    return WorkerParts(
+        brokers=tuple(settings.brokers),
+        topics=settings.topics,
+        partitions=settings.kafka_partitions,
+        data_dir=folder,
+        store=settings.store,
+        catalogue=catalogue,
+        door=door,
+        providers={str(name): provider for name, provider in providers.items()},
+        keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
+        decide_route=route_with(settings, catalogue),
+        semantic=_semantic(settings, folder),
+        tenants={},
+        default_tenant=settings.default_tenant,
+        permits=permits_of(settings),
+        call=CallSettings(max_attempts=settings.max_attempts, call_timeout_s=settings.call_timeout_seconds, max_record_bytes=6_000_000),
+        on_ambiguous=lambda _tenant: settings.on_ambiguous,
+        ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
+    )
+
+
+async def run_worker(settings: Settings, *, state_file: Path | None = None, index: int = 0) -> None:
+    """Runs a worker until SIGTERM or SIGINT. Writes `state_file` when it is ready, removes it at a clean end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    folder = DataFolder(settings.data_dir)
+    state_file = state_file or folder.state_file(f"worker-{index}")
+    data = folder.child_data(state_file.stem)
+    parts = await asyncio.to_thread(compose, settings, data)
+
+    def ready(port: int) -> None:
+        write_state(state_file, port=port)
+
+    try:
+        await Worker(parts).run(stop, on_ready=ready)
+    finally:
+        remove_state(state_file)
