@@ -1,11 +1,15 @@
 """The rows of one ledger partition on local disk (RocksDB): a checkpoint of the ledger, rebuilt from it where it is lost."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
 from rocksdict import DBCompressionType, Options, Rdict, WriteBatch
 
 from ..pipeline.errors import ConfigError
+
+log = structlog.get_logger(__name__)
 
 _META = b"m"
 _ROW = b"r"
@@ -15,20 +19,20 @@ class RocksFlightIndex:
     """One folder per partition; one process holds it."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `ConfigError` where the folder can't be opened, e.g. since another process holds it."""
-        options = Options(raw_mode=True)
-        options.create_if_missing(True)
-        options.set_write_buffer_size(8 * 1024 * 1024)
-        options.set_compression_type(DBCompressionType.lz4())
-        options.set_keep_log_file_num(2)
+        """Raises `ConfigError` where another process holds the folder. A damaged one is emptied."""
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = Rdict(str(folder), options)
+            self._db = _open(folder)
         except Exception as error:  # rocksdict raises bare Exception
-            raise ConfigError(
-                f"the ledger's checkpoint {folder} can't be opened ({error}); is another worker using this data folder? "
-                "If it is damaged, delete it: it is rebuilt from the ledger topic"
-            ) from error
+            if "lock" in str(error).lower():
+                raise ConfigError(
+                    f"the ledger's checkpoint {folder} is in use by another worker: give each worker a data folder of its own"
+                ) from error
+            # Nothing is lost with it: it is made of the ledger topic, which is read from the start now.
+            log.warning("the ledger's checkpoint is damaged and is rebuilt", folder=str(folder), reason=str(error))
+            shutil.rmtree(folder)
+            folder.mkdir()
+            self._db = _open(folder)
         self._cursor = _ROW
 
     def get(self, flight: str) -> bytes | None:
@@ -71,6 +75,15 @@ class RocksFlightIndex:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _open(folder: Path) -> Rdict:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(8 * 1024 * 1024)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(2)
+    return Rdict(str(folder), options)
 
 
 def _bytes(value: object) -> bytes:

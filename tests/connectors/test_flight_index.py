@@ -51,3 +51,15 @@ def test_a_folder_that_another_worker_holds_is_refused_with_what_to_do(tmp_path:
     with pytest.raises(ConfigError, match="another worker"):
         RocksFlightIndex(tmp_path)
     first.close()
+
+
+def test_a_damaged_checkpoint_is_emptied_to_be_rebuilt_from_the_ledger(tmp_path: Path) -> None:
+    first = RocksFlightIndex(tmp_path)
+    first.commit({"a": (1, b"1")}, b"x")
+    first.close()
+    for manifest in tmp_path.glob("MANIFEST-*"):
+        manifest.write_bytes(b"not a manifest")
+    second = RocksFlightIndex(tmp_path)
+    assert (second.get("a"), second.meta()) == (None, None)
+    second.commit({"a": (1, b"1")}, b"x")
+    second.close()
