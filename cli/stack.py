@@ -14,6 +14,7 @@ from ..connectors.data_folder import HOME_SETTING, DataFolder, data_folder
 from ..connectors.file_lock import held
 from ..connectors.kafka_admin import create_topics, topic_specs
 from ..connectors.kafka_embedded import EmbeddedKafka, find_broker, read_record
+from ..connectors.kafka_jars import recorded_classpath
 from ..connectors.process import created_at
 from ..pipeline.errors import ConfigError
 from ..schemas.topics import Topics
@@ -164,7 +165,8 @@ def _ensure_broker(options: StackOptions, say: Say) -> str:
         return options.brokers
     before = {process.pid for process in find_broker(options.folder.kafka)}
     if not before:
-        say("starting Kafka on this machine")
+        fetched = recorded_classpath(options.kafka.cache_dir) is not None
+        say("starting Kafka on this machine" if fetched else "fetching Apache Kafka (45 MB, once), then starting it on this machine")
     running = options.kafka.start(options.folder.kafka, port=options.kafka_port)
     if before and running.pid not in before:
         say("restarted a broker that didn't answer")

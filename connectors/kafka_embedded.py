@@ -15,9 +15,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from ..pipeline.errors import ConfigError
+from .class_archive import ClassArchive, class_archive
 from .java_runtime import JavaChoice, JavaRuntime, find_java
 from .kafka_config import log4j_properties, server_properties
-from .kafka_jars import kafka_classpath
+from .kafka_jars import default_cache_dir, kafka_classpath
 from .process import created_at, ended, ours, spawn, stop, tail
 from .state_file import write_atomically
 
@@ -36,6 +37,8 @@ class RunningKafka:
     cluster_id: str
     data_dir: str
     java: str
+    archive: str = ""
+    """Where the class archive belongs that this broker records; empty where it records none."""
 
     @property
     def bootstrap(self) -> str:
@@ -55,6 +58,8 @@ class EmbeddedKafka:
     """Where the class path is recorded; None: the user's cache."""
     start_timeout_s: float = 90.0
     heap: tuple[str, str] = ("256m", "768m")
+    archive: bool = True
+    """Record the classes at the first run, so that later starts take half as long."""
     fast_jit: bool = False
     """Only the quick compiler: less CPU for short lives such as tests, less throughput for long ones."""
 
@@ -107,7 +112,15 @@ class EmbeddedKafka:
 
     def stop(self, data_dir: Path, *, timeout_s: float = 30.0) -> bool:
         """Stop the broker of this folder, gracefully first. False where it had to be killed; True where it ended or none ran."""
-        return all([stop(process, timeout_s=timeout_s) for process in find_broker(data_dir)])
+        recorded = read_record(data_dir)
+        gracefully = all([stop(process, timeout_s=timeout_s) for process in find_broker(data_dir)])
+        if recorded is not None and recorded.archive:
+            archive = ClassArchive.of(Path(recorded.archive), data_dir)
+            if gracefully:
+                archive.keep()
+            else:
+                archive.discard()
+        return gracefully
 
     def _format(self, runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path) -> None:
         """Format the storage once; a format that was cut short is done again under the same cluster id."""
@@ -117,13 +130,15 @@ class EmbeddedKafka:
         if not cluster.exists():
             write_atomically(cluster, urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
         properties = data_dir / "server.properties"
-        write_atomically(properties, server_properties(port=1, controller_port=2, log_dir=data_dir / "logs"))
+        write_atomically(properties, server_properties(port=1, controller_port=2))
         write_atomically(data_dir / "log4j2.properties", log4j_properties())
+        archive = class_archive(runtime, jars, self.cache_dir or default_cache_dir(), data_dir)
+        flags = archive.flags(train=False)
         command = [
-            *_java_command(runtime, jars, data_dir, ("64m", "256m"), fast_jit=True, log_name="format.log"),
+            *_java_command(runtime, jars, data_dir, ("64m", "256m"), fast_jit=True, log_name="format.log", flags=flags),
             *("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster.read_text(), "-c", str(properties)),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=self.start_timeout_s, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=data_dir, timeout=self.start_timeout_s, check=False)
         if done.returncode != 0:
             raise ConfigError(
                 f"Kafka's storage in {data_dir / 'logs'} could not be formatted; nothing was started. "
@@ -135,14 +150,15 @@ class EmbeddedKafka:
         """One try on one port; None where the port was taken by somebody else in the meantime."""
         controller_port = _free_port(None)
         properties = data_dir / "server.properties"
-        write_atomically(properties, server_properties(port=port, controller_port=controller_port, log_dir=data_dir / "logs"))
+        write_atomically(properties, server_properties(port=port, controller_port=controller_port))
         write_atomically(data_dir / "log4j2.properties", log4j_properties())
         log_start = _size(data_dir / "server.log")
+        archive = class_archive(runtime, jars, self.cache_dir or default_cache_dir(), data_dir)
+        archive.discard()
+        flags = archive.flags(train=self.archive)
         command = [
-            *_java_command(runtime, jars, data_dir, self.heap, fast_jit=self.fast_jit, log_name="server.log"),
-            _marker(data_dir),
-            "kafka.Kafka",
-            str(properties),
+            *_java_command(runtime, jars, data_dir, self.heap, fast_jit=self.fast_jit, log_name="server.log", flags=flags),
+            *("kafka.Kafka", str(properties)),
         ]
         process = spawn(command, log=data_dir / "console.log", cwd=data_dir)
         running = RunningKafka(
@@ -153,16 +169,21 @@ class EmbeddedKafka:
             cluster_id=(data_dir / "cluster.id").read_text(),
             data_dir=str(data_dir),
             java=f"{runtime.executable} ({runtime.origin}, {runtime.major})",
+            archive=str(archive.path) if self.archive and not archive.path.exists() else "",
         )
         write_atomically(data_dir / "broker.json", json.dumps(asdict(running)))
+        return running if self._ready(process, running, data_dir, log_start) else None
+
+    def _ready(self, process: psutil.Process, running: RunningKafka, data_dir: Path, log_start: int) -> bool:
+        """Wait until it answers; False where its port was taken. Raises ConfigError where it dies or takes too long."""
         deadline = time.monotonic() + self.start_timeout_s
         while time.monotonic() < deadline:
             if ended(process, within_s=0.05):
                 if any(word in _since(data_dir / "server.log", log_start) for word in _TAKEN):
-                    return None
+                    return False
                 raise ConfigError(f"the embedded Kafka ended before it was ready; {_quoted(data_dir)}")
-            if _accepts(port) and _answers(running.bootstrap, running.cluster_id, 2.0):
-                return running
+            if _accepts(running.port) and _answers(running.bootstrap, running.cluster_id, 2.0):
+                return True
         stop(process, timeout_s=5.0)
         raise ConfigError(f"the embedded Kafka didn't answer within {self.start_timeout_s:.0f} s and was stopped; {_quoted(data_dir)}")
 
@@ -188,18 +209,21 @@ def _marker(data_dir: Path) -> str:
 
 
 def _java_command(
-    runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path, heap: tuple[str, str], *, fast_jit: bool, log_name: str
+    runtime: JavaRuntime, jars: tuple[Path, ...], data_dir: Path, heap: tuple[str, str], *, fast_jit: bool, log_name: str, flags: list[str]
 ) -> list[str]:
+    """Java up to the main class, to be run in `data_dir`. The formatter carries the marker too: one left behind is found and ended."""
     return [
         str(runtime.executable),
         f"-Xms{heap[0]}",
         f"-Xmx{heap[1]}",
         "-XX:+UseSerialGC",  # small heap, few cores: no threads for collecting, the quickest start
         *(["-XX:TieredStopAtLevel=1"] if fast_jit else []),
+        *flags,
         "-XX:+ExitOnOutOfMemoryError",
         "-Djava.awt.headless=true",
-        f"-Dkafka.log.file={data_dir / log_name}",
-        f"-Dlog4j2.configurationFile={data_dir / 'log4j2.properties'}",
+        _marker(data_dir),
+        f"-Dkafka.log.file={log_name}",
+        "-Dlog4j2.configurationFile=log4j2.properties",
         "-cp",
         ":".join(str(jar) for jar in jars),
     ]

@@ -1,8 +1,5 @@
 """What all tests share: one real Kafka per session, and a fresh name space on it for each test."""
 
-import contextlib
-import os
-import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +14,10 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap address of a real broker that lives as long as this pytest session."""
     data_dir: Path = tmp_path_factory.mktemp("kafka")
     embedded = EmbeddedKafka(fast_jit=True, heap=("128m", "512m"))
-    running = embedded.start(data_dir)
     try:
-        yield running.bootstrap
+        yield embedded.start(data_dir).bootstrap
     finally:
-        # The data is thrown away: no reason to wait for an orderly end.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(running.pid, signal.SIGKILL)
-        embedded.stop(data_dir, timeout_s=10)
+        embedded.stop(data_dir, timeout_s=20)
 
 
 @pytest.fixture
