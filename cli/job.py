@@ -331,7 +331,7 @@ class Job:
     def open_rows(self) -> Iterator[bytes]:
         """The rest of the answers file, where rows are left that were not sent: those as errors that are not final."""
         why = (
-            BadRow("", "cancelled", "the job was cancelled before this row was sent; start it again under another --job")
+            BadRow("", "cancelled", "the job was cancelled before this row was sent; run the same command again to go on")
             if self.cancelled
             else BadRow("", "over_budget", "the row was not sent: its most would exceed --max-cost; run again with a higher one")
         )

@@ -11,6 +11,7 @@ from types import FrameType
 
 from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
 from ..pipeline.errors import Rejected, Unavailable
+from ..schemas.controls import Cancel
 from ..schemas.record import Lane
 from ..schemas.topics import Topics
 from . import retry_failed
@@ -132,6 +133,7 @@ class _Wire:
     job: Job
     options: RunOptions
     consumer: BulkConsumer = field(init=False)
+    controls: BulkConsumer = field(init=False)
     producer: BulkProducer = field(init=False)
     trouble: str = ""
     _refused: list[tuple[str, str]] = field(default_factory=list)
@@ -139,6 +141,7 @@ class _Wire:
 
     def __post_init__(self) -> None:
         self.consumer = BulkConsumer(self.brokers, self.topics.responses)
+        self.controls = BulkConsumer(self.brokers, self.topics.controls)
         self.producer = BulkProducer(self.brokers)
 
     def __enter__(self) -> "_Wire":
@@ -146,7 +149,16 @@ class _Wire:
 
     def __exit__(self, *_: object) -> None:
         self.producer.close()
+        self.controls.close()
         self.consumer.close()
+
+    def watch_controls(self) -> None:
+        """Sees a cancellation from now on; an earlier one was meant for an earlier run."""
+        self.controls.assign(self.controls.end_offsets())
+
+    def was_cancelled(self) -> bool:
+        key = Cancel.model_construct(tenant=self.options.tenant, job=self.job.name).key
+        return any(found == key and value is not None for found, value in self.controls.poll_batch(100, 0))
 
     def check_topics(self) -> None:
         """Raises `ConfigError` where the requests can't be written."""
@@ -225,6 +237,7 @@ class _Run:
         """Finds the place in the responses, and reads what came while nobody was here, before anything is asked."""
         files, wire, job = self.files, self.wire, self.job
         wire.check_topics()
+        wire.watch_controls()
         cluster = wire.consumer.cluster_id()
         offsets = files.load_offsets(cluster)
         if offsets is None:
@@ -273,6 +286,7 @@ class _Run:
     def _every_second(self, now: float) -> None:
         job = self.job
         self.patience.observe(now, job.counts.final)
+        job.cancelled = job.cancelled or self.wire.was_cancelled()
         self.wire.send(job.due(now, lambda times: self.patience.wait(times, len(job.outstanding))))
         sync = now - self._synced >= SYNC_EVERY_S
         self._checkpoint(sync=sync)

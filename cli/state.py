@@ -70,6 +70,15 @@ class JobDatabase:
         first = self._db.execute("SELECT row, content FROM ids WHERE digest = ?", (digest,)).fetchone()
         return int(first[0]), bytes(first[1])
 
+    def reclaim(self, digest: bytes, row: int, content: bytes) -> None:
+        """Another row takes the place of the first."""
+        self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
+
+    def holder(self, digest: bytes) -> int | None:
+        """The row that has this custom_id."""
+        found = self._db.execute("SELECT row FROM ids WHERE digest = ?", (digest,)).fetchone()
+        return None if found is None else int(found[0])
+
     def put(self, name: str, value: Any) -> None:
         with _database_errors():
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)))

@@ -10,7 +10,10 @@ EngineError
 +-- ConfigError       the settings or the installation are wrong: exit with the message
 """
 
-from ..schemas.answers import Usage
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands that only print an error need not wait for the records
+    from ..schemas.answers import Usage
 
 
 class EngineError(Exception):
@@ -51,7 +54,7 @@ class Charged(EngineError):
 
     code = "charged"
 
-    def __init__(self, message: str, *, usage: Usage, request_id: str = "", code: str | None = None) -> None:
+    def __init__(self, message: str, *, usage: "Usage", request_id: str = "", code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.usage = usage
         self.request_id = request_id
