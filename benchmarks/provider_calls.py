@@ -66,6 +66,7 @@ def main() -> None:
             uvloop.run(compare(url, given.calls, given.in_flight))
         finally:
             server.terminate()
+            server.communicate()
 
 
 if __name__ == "__main__":
