@@ -1,11 +1,12 @@
 """The numbers in a text: two prompts with different numbers don't share an answer, however alike they sound.
 
-An embedding hardly sees a digit: "a refund of 20 pounds" and "a refund of 200 pounds" have cosine 0.98. As a veto, differing numbers drop
-11 % of the wrong hits and 2 % of the right ones.
+An embedding hardly sees a digit: "I withdrew 20 pounds from an ATM and it still shows as pending" and the same with 200 pounds have cosine
+0.95 (MiniLM). On mixed question pairs the veto drops 11 % of the wrong hits and 2 % of the right ones; on Banking77 0.4 % of the right ones.
 """
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _NUMBER = re.compile(
     r"""
@@ -34,15 +35,17 @@ _UNITS = {
 }  # fmt: skip
 
 _ONES = "zero _ two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-_WORDS = {word: n for n, word in enumerate(_ONES.split()) if word != "_"}
+_WORDS = {word: n for n, word in enumerate(_ONES.split()) if word != "_"} | {"twice": 2, "thrice": 3}
 _TENS = {word: 10 * n for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)}
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000, "dozen": 12}
+_STARTERS = frozenset(_WORDS) | frozenset(_TENS)
 _PREFIXES = {"$": "$", "€": "€", "£": "£", "¥": "¥", "₹": "₹"}
 
 Numbers = tuple[str, ...]
 """The numbers of a text in their order, each with its unit where that is known: `("20£", "3d")`."""
 
 
+@lru_cache(maxsize=4096)
 def numbers(text: str) -> Numbers:
     """Digits, decimals, versions, fractions, and number words from two on ("one" is mostly a pronoun, "second" mostly a time).
 
@@ -50,7 +53,8 @@ def numbers(text: str) -> Numbers:
     """
     lower = text.lower()
     found = [(m.start(), _digits(lower, m)) for m in _NUMBER.finditer(lower)]
-    found.extend(_in_words(lower))
+    if not _STARTERS.isdisjoint(_WORD.findall(lower)):
+        found.extend(_in_words(lower))
     if not text.isascii():
         found.extend(_other_numerals(lower))
     return tuple(number for _, number in sorted(found))

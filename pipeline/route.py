@@ -140,9 +140,7 @@ def route(features: RouteFeatures, catalogue: Catalogue, price: Price, policy: R
     return _preferring(features, offers, refused, ranking)
 
 
-def _offers(
-    features: RouteFeatures, catalogue: Catalogue, price: Price, *, named: bool = False
-) -> tuple[list[Offer], dict[str, str]]:
+def _offers(features: RouteFeatures, catalogue: Catalogue, price: Price, *, named: bool = False) -> tuple[list[Offer], dict[str, str]]:
     """Offers of the models that may be chosen, and why each other one is not. `named`: also those for asking by name only."""
     offers: list[Offer] = []
     refused: dict[str, str] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..schemas.record import JsonObject
-from .numbers import Numbers, numbers
+from .numbers import numbers
 from .ports import Neighbour
 from .text import last_user_text
 
@@ -125,23 +125,25 @@ def decide(
     alive.sort(key=lambda n: n.point.text != text)
     if not alive:
         return Miss("nothing similar was answered yet in this scope")
-    own = numbers(text)
     first_refusal = ""
     for candidate in alive:
-        refusal = veto(own, candidate.point.text)
-        if refusal is None:
+        refusal: str | None
+        if candidate.similarity < policy.floor and candidate.point.text != text:
+            refusal = f"similarity {candidate.similarity:.3f} is below {policy.floor:g}"
+        else:
             features = features_of(text, candidate, alive, now_ms, groups, access_counts)
             verdict = policy.accept(features)
-            if verdict.accepted:
+            # The veto reads both texts, so it comes last: most candidates never get here.
+            refusal = veto(text, candidate.point.text) if verdict.accepted else verdict.reason
+            if refusal is None:
                 return Hit(candidate, verdict, features)
-            refusal = verdict.reason
         first_refusal = first_refusal or refusal
     return Miss(first_refusal, alive[0])
 
 
-def veto(own: Numbers, other_text: str) -> str | None:
+def veto(text: str, other: str) -> str | None:
     """Why two texts must not share an answer whatever their similarity, or None."""
-    theirs = numbers(other_text)
+    own, theirs = numbers(text), numbers(other)
     if own == theirs:
         return None
     return f"its numbers differ: {' '.join(own) or 'none'} against {' '.join(theirs) or 'none'}"

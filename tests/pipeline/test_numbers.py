@@ -14,6 +14,7 @@ SAME = [
     ("two hundred and fifty thousand", "250000"),
     ("$3.50", "3.5 dollars"),
     ("my one card", "my card"),
+    ("I was charged twice", "I was charged two times"),
     ("in 5 km", "in 5km"),
     ("by 10 percent", "by 10%"),
     ("GPT-4", "gpt 4"),

@@ -150,6 +150,13 @@ def test_where_no_model_can_the_error_names_each_one_and_why() -> None:
     assert caught.value.code == "no_capable_model"
 
 
+def test_a_temperature_that_no_chosen_model_takes_goes_to_one_that_is_only_asked_for_by_name() -> None:
+    table = catalogue(model("old", "economy", auto=False), model("large", "premium", supports_sampling=False))
+    costs = {"old": 1, "large": 100}
+    assert chosen(auto(sampling=True), table, costs) == ("old",)
+    assert chosen(auto(), table, costs) == ("large",)
+
+
 PAIR = catalogue(model("slow", "premium"), model("quick", "economy"), model("other", "premium"))
 
 
