@@ -1,7 +1,7 @@
 """The numbers in a text: two prompts with different numbers don't share an answer, however alike they sound.
 
 An embedding hardly sees a digit: "I withdrew 20 pounds from an ATM and it still shows as pending" and the same with 200 pounds have cosine
-0.95 (MiniLM). On mixed question pairs the veto drops 11 % of the wrong hits and 2 % of the right ones; on Banking77 0.4 % of the right ones.
+0.95 (MiniLM). On mixed question pairs the veto drops 11 % of the wrong hits and 2 % of the right ones; 0.4 % of those of Banking77.
 """
 
 import re
