@@ -85,11 +85,14 @@ def record(folder: DataFolder, known: Mapping[str, Birth]) -> None:
 
 
 def launch(folder: DataFolder, name: str, command: Sequence[str], environ: Mapping[str, str]) -> psutil.Process:
-    """Start one child with a clean state file. Raises ConfigError where the command can't be run."""
+    """Start one child with a clean state file. Raises ConfigError where the command can't be run.
+
+    It works in the caller's own folder, so that `.env` and relative paths mean the same to both.
+    """
     folder.state_file(name).unlink(missing_ok=True)
     folder.child_data(name).mkdir(parents=True, exist_ok=True)
     try:
-        return spawn(command, log=folder.log_file(name), cwd=folder.root, env=environ)
+        return spawn(command, log=folder.log_file(name), env=environ)
     except OSError as error:
         raise ConfigError(f"{name} could not be started ({command[0]}: {error}); nothing was lost") from error
 

@@ -43,6 +43,8 @@ class StackOptions:
     topics: Topics = field(default_factory=Topics)
     changelogs: tuple[str, ...] = ()
     replication_factor: int = -1
+    horizon_days: int = 7
+    """Dedupe horizon: the topics keep their records longer."""
     fingerprint: str = ""
     """Hash of all settings that matter to the children; a changed one restarts them."""
     command: tuple[str, ...] = (sys.executable, "-m", "inference_engine.cli.main")
@@ -88,7 +90,7 @@ def ensure(options: StackOptions, say: Say = _silent) -> Stack:
 
     with _locked(options.folder, say):
         brokers = _ensure_broker(options, note)
-        specs = topic_specs(options.topics, options.partitions, options.changelogs)
+        specs = topic_specs(options.topics, options.partitions, options.changelogs, horizon_days=options.horizon_days)
         made = create_topics(brokers, specs, replication_factor=options.replication_factor)
         if made:
             note(f"created {len(made)} topics")

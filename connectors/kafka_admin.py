@@ -30,25 +30,26 @@ _AT_LEAST = ("retention.ms", "max.message.bytes")
 """Settings where more than asked is as good."""
 
 
-def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = ()) -> list[TopicSpec]:
+def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = (), *, horizon_days: int = 7) -> list[TopicSpec]:
     """Every topic of the engine. `changelogs`: full names of the tables' changelog topics, compacted, `partitions` each.
 
-    Retention outlives the dedupe horizon of 7 days wherever a record may still be asked for. Only `controls` and the changelogs are
+    Retention outlives the dedupe horizon (`horizon_days`) wherever a record may still be asked for. Only `controls` and the changelogs are
     compacted: the other internal topics carry packets, whose keys name no single record, and a compacted ledger would forget payments.
     """
     if partitions < 1:
         raise ConfigError(f"a topic needs at least one partition, not {partitions}")
+    in_work, known, told = horizon_days + 1, 2 * horizon_days, max(30, 2 * horizon_days)
     by_days = {
-        topics.requests: 8,
-        topics.lookups: 8,
-        **{topics.misses(lane): 8 for lane in Lane},
-        **{topics.calls(lane): 8 for lane in Lane},
-        topics.ledger: 14,
-        topics.answers: 14,
-        topics.responses: 14,
-        topics.vectors: 30,
-        topics.costs: 30,
-        topics.dead_letters: 30,
+        topics.requests: in_work,
+        topics.lookups: in_work,
+        **{topics.misses(lane): in_work for lane in Lane},
+        **{topics.calls(lane): in_work for lane in Lane},
+        topics.ledger: known,
+        topics.answers: known,
+        topics.responses: known,
+        topics.vectors: told,
+        topics.costs: told,
+        topics.dead_letters: told,
     }
     kept = [TopicSpec(name, partitions, _delete(days)) for name, days in by_days.items()]
     # Read whole by every worker: order matters more than width.

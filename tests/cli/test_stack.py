@@ -77,6 +77,12 @@ def test_a_child_is_told_the_broker_and_the_folder(options: StackOptions, kafka:
     assert f"sink in mode ready, brokers {kafka}" in options.folder.log_file("sink").read_text()
 
 
+def test_a_child_works_in_the_folder_of_the_command(options: StackOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`.env` and relative paths mean the same to both."""
+    monkeypatch.chdir(tmp_path)
+    assert psutil.Process(ensure(options).sink.pid).cwd() == str(tmp_path)
+
+
 def test_changed_settings_restart_workers_and_sink_and_say_so(options: StackOptions) -> None:
     first = ensure(options)
     second = ensure(replace(options, fingerprint="another"))

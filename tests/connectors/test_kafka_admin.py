@@ -12,6 +12,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
     ConfigResource,
     ResourceType,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference_engine.connectors.kafka_admin import DAY_MS, create_topics, topic_problems, topic_specs, verify_topics
 from inference_engine.pipeline.errors import ConfigError, Unavailable
@@ -99,6 +101,16 @@ def test_every_lane_has_its_topics_with_the_same_partition_count() -> None:
     by_name = {spec.name: spec.partitions for spec in topic_specs(topics, 6, ["c"])}
     assert {by_name[name(lane)] for lane in Lane for name in (topics.misses, topics.calls)} == {6}
     assert {name for name, count in by_name.items() if count != 6} == {"controls"}
+
+
+@given(st.integers(1, 365))
+def test_every_kept_record_outlives_the_horizon(days: int) -> None:
+    """Also where the horizon is set to a year; the ledger with room for what is still open at its end."""
+    retention = {
+        spec.name: int(dict(spec.config)["retention.ms"]) for spec in topic_specs(Topics(), 1, horizon_days=days) if spec.name != "controls"
+    }
+    assert min(retention.values()) >= (days + 1) * DAY_MS
+    assert retention["ledger"] == 2 * days * DAY_MS
 
 
 def test_no_partition_at_all_is_refused() -> None:
