@@ -1,29 +1,15 @@
 """`inference-engine config`: what is in force, and where it was said."""
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from dotenv import dotenv_values
 from rich.console import Console
 from rich.table import Table
 
-from ..agents.settings import Settings, env_names, load_settings, redacted
+from ..agents.settings import load_settings
+from ..agents.settings_shown import effective
 from ..pipeline.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """One setting as it is in force; secrets are masked."""
-
-    name: str
-    value: Any
-    source: str
-    """`environment`, `.env` or `default`."""
 
 
 def config_command(
@@ -35,7 +21,7 @@ def config_command(
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    rows = list(effective(settings, os.environ, _dotenv()))
+    rows = list(effective(settings))
     if as_json:
         typer.echo(orjson.dumps({r.name: {"value": r.value, "source": r.source} for r in rows}, option=orjson.OPT_INDENT_2).decode())
         return
@@ -48,32 +34,6 @@ def config_command(
     for row in rows:
         table.add_row(row.name, _text(row.value), row.source, style="" if row.source != "default" else "dim")
     console.print(table)
-
-
-def effective(settings: Settings, environ: Mapping[str, str], dotenv: Mapping[str, str | None]) -> Iterator[Effective]:
-    """Every setting by its environment name, in the order of the settings' own page."""
-    names = env_names()
-    for name, path in names.items():
-        value: Any = settings
-        for part in path:
-            value = getattr(value, part)
-        yield Effective(name, _jsonable(redacted(value)), _source(name, environ, dotenv))
-    for switch, enabled in settings.models_enabled.items():
-        name = f"MODELS_{switch.upper()}_ENABLED"
-        yield Effective(name, enabled, _source(name, environ, dotenv))
-
-
-def _source(name: str, environ: Mapping[str, str], dotenv: Mapping[str, str | None]) -> str:
-    return "environment" if environ.get(name) else ".env" if dotenv.get(name) else "default"
-
-
-def _dotenv() -> dict[str, str | None]:
-    path = Path(".env")
-    return dotenv_values(path, encoding="utf-8") if path.is_file() else {}
-
-
-def _jsonable(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
 
 
 def _text(value: Any) -> str:

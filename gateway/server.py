@@ -1,0 +1,53 @@
+"""Puts the gateway together from the settings, and serves it."""
+
+import time
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from ..agents.settings import Settings, load_settings
+from ..agents.settings_shown import effective
+from ..connectors.asker import Asker
+from ..connectors.models_toml import load_catalogue
+from ..pipeline.complexity import Weights
+from ..pipeline.errors import ConfigError
+from ..pipeline.ingest import Door
+from .app import Gateway, create_app
+from .keys import Access, load_keys
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """Raises `ConfigError`. KAFKA_BROKERS must be set: who starts an embedded stack passes its address on."""
+    if not settings.brokers:
+        raise ConfigError("the gateway needs a broker: set KAFKA_BROKERS, or start it by `inference-engine gateway`")
+    catalogue = load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+    return Gateway(
+        asker=Asker(settings.brokers, settings.topics),
+        door=Door(catalogue=catalogue, default_ttl_s=settings.caching.ttl_seconds),
+        access=Access(load_keys(settings.api_keys_file) if settings.api_keys_file else None, settings.default_tenant),
+        timeout_s=settings.api_timeout_seconds,
+        weights=Weights.of(settings.routing.complexity_weights),
+        shown=lambda: effective(settings),
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        registry=CollectorRegistry(),
+    )
+
+
+def app_of_environment() -> FastAPI:
+    """For uvicorn, which makes the application anew in each of its processes."""
+    return create_app(gateway_of(load_settings()))
+
+
+def serve(settings: Settings) -> None:
+    """Serves until it is told to stop. Raises `ConfigError` before anything is opened."""
+    gateway_of(settings)  # mistakes are told here, once, and not by each process
+    uvicorn.run(
+        "inference_engine.gateway.server:app_of_environment",
+        factory=True,
+        host=settings.api_host,
+        port=settings.api_port,
+        workers=settings.api_workers,
+        log_level=settings.log_level.lower(),
+        timeout_graceful_shutdown=10,
+    )
