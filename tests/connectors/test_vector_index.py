@@ -116,6 +116,14 @@ def test_no_other_tenant_or_scope_is_found_at_cosine_one(index: VectorIndex) -> 
     assert index.count() == 3
 
 
+def test_nearer_points_of_others_and_expired_ones_take_no_place_among_the_few_returned(index: VectorIndex, clock: Time) -> None:
+    """The engine itself filters: checking its few hits afterwards would leave none."""
+    query, own = vectors(1), vectors(1, seed=5)
+    others = [point(f"t{i}", query[0], tenant="other") for i in range(20)] + [point(f"s{i}", query[0], scope="s2") for i in range(20)]
+    index.upsert([*others, *(point(f"e{i}", query[0], expires_ms=clock.now) for i in range(20)), point("own", own[0])])
+    assert ids(index, query, limit=1) == ["own"]
+
+
 def test_an_expired_point_is_never_returned(index: VectorIndex, clock: Time) -> None:
     same = vectors(1)
     index.upsert([point("short", same[0], expires_ms=clock.now + 1), point("long", same[0], expires_ms=clock.now + 100)])
