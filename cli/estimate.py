@@ -53,8 +53,8 @@ class Estimate:
 
 @dataclass(slots=True)
 class _Sums:
-    prints: array[int] = field(default_factory=lambda: array("Q"))
-    costs: tuple[array[int], array[int], array[int]] = field(default_factory=lambda: (array("Q"), array("Q"), array("Q")))
+    prints: "array[int]" = field(default_factory=lambda: array("Q"))
+    costs: "tuple[array[int], array[int], array[int]]" = field(default_factory=lambda: (array("Q"), array("Q"), array("Q")))
     rows: int = 0
     bad: int = 0
     unknown: int = 0
@@ -79,6 +79,7 @@ class Estimator:
     _sums: _Sums = field(default_factory=_Sums)
     _chance: random.Random = field(default_factory=lambda: random.Random(0))
     _sampled_from: int = 0
+    _choices: tuple[Model, Model, Model] | None = None
 
     def estimate(self, path: Path) -> Estimate:
         """Raises `ConfigError` where the file can't be read."""
@@ -127,6 +128,11 @@ class Estimator:
 
     def _auto(self) -> tuple[Model, Model, Model]:
         """The cheapest, the cheapest of the standard tier, the premium default."""
+        if self._choices is None:
+            self._choices = self._find_choices()
+        return self._choices
+
+    def _find_choices(self) -> tuple[Model, Model, Model]:
         priced = sorted(self._priced(), key=lambda pair: pair[0])
         if not priced:
             raise Unpriced("no enabled model has a price")

@@ -15,7 +15,7 @@ Next = Literal["done", "retry", "next_model", "give_up"]
 MODEL_SPECIFIC = frozenset(
     {
         "model_not_found", "unknown_model", "model_disabled", "unsupported_model", "unsupported_parameter", "unsupported_value",
-        "context_length_exceeded", "no_provider", "unpriced", "over_budget", "invalid_api_key", "permission_denied",
+        "context_length_exceeded", "no_provider", "unpriced", "over_budget", "provider_auth", "unsupported_by_provider",
     }
 )  # fmt: skip
 """Codes of refusals that another model may not share."""

@@ -108,7 +108,10 @@ class Catalogue:
 
         Raises `Rejected` where the model is unknown.
         """
-        name = self.default_premium if requested == "auto" else requested
+        return self.priced(self.default_premium if requested == "auto" else requested)
+
+    def priced(self, name: str) -> Model:
+        """The model, for pricing: it may be disabled here. Raises `Rejected` where it is unknown."""
         return self._by_name.get(name) or self.get(name)
 
     def simulated(self) -> "Catalogue":

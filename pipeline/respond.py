@@ -11,10 +11,10 @@ from ..schemas.record import PICO_PER_USD, JsonObject
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
 from .billing import SavingsSplit, split_paid
-from .errors import Rejected
+from .errors import Rejected, Unpriced
 from .exact import shared
 from .fingerprint import digest
-from .models import Catalogue, Model
+from .models import Catalogue
 from .prices import day_of
 from .text import last_user_text
 
@@ -42,14 +42,14 @@ class Clerk:
     def account(self, answer: Answer, requested: str, tier: Tier, at_ms: int) -> SavingsSplit:
         """What the answer cost beside what it would have cost, by cause."""
         found: Literal["none", "exact", "semantic", "coalesced"] = "none" if tier == "provider" else tier
-        used = self.catalogue.get(answer.model_used)
-        return split_paid(self._usual(requested, answer), used, answer.usage, answer.paid_pico, day_of(at_ms), found)
-
-    def _usual(self, requested: str, answer: Answer) -> Model:
+        paid = answer.paid_pico if tier == "provider" else 0
         try:
-            return self.catalogue.counterfactual(requested)
-        except Rejected:  # the model was taken out of the catalogue since: no saving is claimed
-            return self.catalogue.get(answer.model_used)
+            used = self.catalogue.priced(answer.model_used)
+            usual = self.catalogue.counterfactual(requested)
+            return split_paid(usual, used, answer.usage, answer.paid_pico, day_of(at_ms), found)
+        except (Rejected, Unpriced):
+            # The model left the catalogue since, or the table lost its price: what was paid stands, no saving is claimed.
+            return SavingsSplit(counterfactual=paid, paid=paid)
 
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
@@ -69,7 +69,7 @@ class Clerk:
 
     def _provider(self, model: str) -> str:
         try:
-            return self.catalogue.get(model).provider
+            return self.catalogue.priced(model).provider
         except Rejected:
             return ""
 

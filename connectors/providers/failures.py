@@ -26,6 +26,8 @@ TURNED_AWAY = frozenset({408, 409, 425, 429, 503, 529})
 LONGEST_WAIT_S = 86_400.0
 
 _CODES = {401: "provider_auth", 403: "provider_auth", 404: "model_not_found", 413: "request_too_large"}
+_OF_THE_MODEL = frozenset({"context_length_exceeded", "model_not_found", "unsupported_model", "unsupported_parameter", "unsupported_value"})
+"""Refusals that another model may not share: the call stage tries the next one of its route."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)")
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _KEY = re.compile(r"\b(?:sk|pk|key)-[A-Za-z0-9_\-*]{6,}")
@@ -50,7 +52,7 @@ def failure(provider: str, key_setting: str, status: int, headers: Mapping[str, 
             f"{provider} answered {status} in place of an answer; nothing was billed: check its base URL", code="provider_redirect"
         )
     message = f"{provider} refused the request ({status}{said}); nothing was billed: correct the request, then ask again"
-    return Rejected(message, code=_CODES.get(status, "provider_rejected"))
+    return Rejected(message, code=_CODES.get(status) or (code if code in _OF_THE_MODEL else None) or "provider_rejected")
 
 
 def _said(raw: bytes) -> tuple[str | None, str]:

@@ -183,3 +183,10 @@ def test_dollars_are_exact(pico: int) -> None:
     from decimal import Decimal
 
     assert Decimal(usd(pico)) * 10**12 == pico
+
+
+def test_a_model_that_left_the_catalogue_keeps_its_bill_and_claims_no_saving() -> None:
+    account = CLERK.account(answer(model="gone", paid_pico=80), "auto", "provider", NOW)
+    assert (account.paid, account.saved) == (80, 0)
+    account = CLERK.account(answer(model="gone", paid_pico=80), "auto", "exact", NOW)
+    assert (account.paid, account.saved) == (0, 0)
