@@ -243,9 +243,7 @@ class Job:
         asks.append(self._ask(row, candidate.cap))
 
     def _ask(self, row: Row, cap: int) -> Ask:
-        if self.budget.limit is not None:
-            row.engine["max_cost_usd"] = usd(cap)
-        return Ask(row.custom_id, row.encode())
+        return Ask(row.custom_id, row.value if self.budget.limit is None else row.value_within(usd(cap)))
 
     def due(self, now: float, wait: Callable[[int], float], limit: int = BATCH) -> list[Ask]:
         """Requests to produce again since no response came in time; safe, since the engine knows them by their identity."""

@@ -17,8 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # importing Rich takes longer than all the rest of a help page
 )
-topics_app = typer.Typer(help="The engine's topics on a Kafka cluster.", no_args_is_help=True)
+topics_app = typer.Typer(help="The engine's topics on a Kafka cluster.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(topics_app, name="topics")
 
 # The other module reads the arguments itself, `--help` too.
@@ -31,7 +32,7 @@ Tenant = Annotated[str | None, typer.Option(help="Whose requests these are; defa
 
 def _forward(module: str, function: str, context: typer.Context) -> None:
     part = import_module(f".{module}", __package__)
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command()(getattr(part, function))
     typer.main.get_command(single).main(args=context.args, prog_name=context.command_path, standalone_mode=True)
 

@@ -40,6 +40,8 @@ class Row:
     custom_id: str
     record: JsonObject
     """custom_id, method, url, body, engine."""
+    value: bytes
+    """The same as it goes to the requests topic."""
 
     @property
     def body(self) -> JsonObject:
@@ -51,9 +53,9 @@ class Row:
         engine: JsonObject = self.record["engine"]
         return engine
 
-    def encode(self) -> bytes:
-        """The value on the requests topic."""
-        return orjson.dumps(self.record)
+    def value_within(self, max_cost_usd: str) -> bytes:
+        """The value with a cap of its own."""
+        return orjson.dumps({**self.record, "engine": {**self.engine, "max_cost_usd": max_cost_usd}})
 
     def content_digest(self) -> bytes:
         """16 bytes, equal for rows that ask for the same; the order of JSON keys and the deadline do not count."""
@@ -89,16 +91,14 @@ def parse_row(line: bytes, number: int, defaults: RowDefaults) -> Row | BadRow:
         custom_id = _custom_id(data, custom_id)
         record = _record(data, custom_id, defaults)
         _refuse_nul(line, record)
-        row = Row(custom_id, record)
-        # Written anew a line grows a little, so only long ones are measured.
-        size = len(row.encode()) if len(line) > MAX_RECORD_BYTES // 4 else 0
-        if size > MAX_RECORD_BYTES:
-            raise _Bad("request_too_large", f"the request has {size:,} bytes, more than {MAX_RECORD_BYTES:,}: shorten or split it")
+        value = orjson.dumps(record)
+        if len(value) > MAX_RECORD_BYTES:
+            raise _Bad("request_too_large", f"the request has {len(value):,} bytes, more than {MAX_RECORD_BYTES:,}: shorten or split it")
     except _Bad as bad:
         return BadRow(custom_id, bad.code, f"{bad}; the row was not sent")
     except TypeError:  # orjson reads deeper than it writes
         return BadRow(custom_id, "invalid_json", "the JSON is nested too deeply; the row was not sent")
-    return row
+    return Row(custom_id, record, value)
 
 
 def oversized_row(head: bytes, number: int, size: int) -> BadRow:

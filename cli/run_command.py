@@ -1,5 +1,6 @@
 """`inference-engine run` from its options to its last line."""
 
+import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,6 +109,11 @@ class _Connect:
         return self.found.start(_silent if self.quiet else self.progress.note)
 
 
+def _console() -> Console:
+    """As wide as the terminal; wide enough for a table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
 def _silent(_line: str) -> None:
     """Nobody wants to hear it."""
 
@@ -118,7 +124,7 @@ def _caps(found: Engine) -> CapOf:
 
 def _tell(result: RunResult, options: RunOptions, *, quiet: bool) -> None:
     if not quiet and not result.interrupted:
-        Console().print(summary_table(result))
+        _console().print(summary_table(result))
     for line in closing_lines(result, options):
         print(line, file=sys.stderr)
 
@@ -185,7 +191,7 @@ def estimate(arguments: RunArguments) -> int:
     embed, why_not = _embed(found)
     threshold = found.settings.caching.similarity_threshold
     estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
-    console = Console()
+    console = _console()
     console.print(estimate_table(estimator.estimate(options.input), threshold, why_not))
     console.print(
         f"Assumed: input tokens are bytes / 4, answers of {OUTPUT_TOKENS[0]}, {OUTPUT_TOKENS[1]} and {OUTPUT_TOKENS[2]} tokens or what the "
@@ -203,6 +209,7 @@ def _embed(found: Engine) -> tuple[Embed | None, str]:
     missing = missing_extra()
     if missing is not None:
         return None, missing
+    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are not for our users
     embedder = SentenceTransformerEmbedder(threads=found.settings.embedding_threads)
     return (lambda texts: embedder.embed(texts)), ""
 

@@ -133,7 +133,7 @@ class _Sender:
             return parsed
         key = request_key(self.tenant, self.defaults.job, parsed.custom_id)
         try:
-            self.producer.produce(self.topic, key, parsed.encode(), headers=(("tenant", self.tenant.encode()),))
+            self.producer.produce(self.topic, key, parsed.value, headers=(("tenant", self.tenant.encode()),))
         except Rejected as error:
             return BadRow(parsed.custom_id, error.code, f"{error}; the row was not sent")
         self.producer.poll(0)
