@@ -244,7 +244,7 @@ def create_app(
         broker_heartbeat_interval=heartbeat_s,
         broker_rebalance_timeout=rebalance_timeout_s,
         broker_request_timeout=max(30.0, session_timeout_s + 5),
-        broker_max_poll_interval=300.0,
+        broker_max_poll_interval=7 * 86_400.0,  # a full backlog stops the polling, which is no reason to leave the group
         producer_acks=-1,
         producer_linger=linger_ms / 1000,
         producer_request_timeout=30.0,

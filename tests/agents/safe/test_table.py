@@ -147,6 +147,27 @@ async def test_failed_batch_is_sent_again_before_anything_younger(bench: Bench, 
     assert [record.value for record in await bench.read_exactly(topics)] == [b"%d" % n for n in range(5)]
 
 
+async def test_write_returns_only_after_the_broker_acknowledged(bench: Bench, topics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers see the row meanwhile; the local store does not hold it before the changelog does."""
+    app, table = worker(bench)
+    gate, really = asyncio.Event(), app.append_batch
+
+    async def held(topic: str, partition: int, rows: Any) -> tuple[int, int]:
+        await gate.wait()
+        return await really(topic, partition, rows)
+
+    async with bench.running(app):
+        monkeypatch.setattr(app, "append_batch", held)
+        writing = asyncio.create_task(table.write(0, {b"k": b"v"}))
+        await asyncio.wait({writing}, timeout=0.1)
+        assert not writing.done()
+        assert table.read(0, b"k") == b"v"
+        assert table.rows_store.read(0, b"k") is None
+        gate.set()
+        await writing
+        assert table.rows_store.read(0, b"k") == b"v"
+
+
 async def test_cancelled_writer_leaves_local_rows_and_changelog_alike(bench: Bench, topics: str) -> None:
     app, table = worker(bench)
     async with bench.running(app):
