@@ -1,0 +1,337 @@
+"""The whole flow over topics and channels in memory: every request is answered exactly once, whatever is delivered twice or fails."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inference_engine.agents.attempt import CallParts, CallSettings
+from inference_engine.agents.call import CallStage
+from inference_engine.agents.call_agent import CallAgent
+from inference_engine.agents.coalesce import CoalesceSettings, CoalesceStage
+from inference_engine.agents.embed import EmbedQueue, EmbedStage
+from inference_engine.agents.exact import ExactStage
+from inference_engine.agents.ingest import IngestStage
+from inference_engine.agents.ledger import LedgerSettings, LedgerStage
+from inference_engine.agents.limits import Limits
+from inference_engine.agents.outbox import Outbox
+from inference_engine.agents.pending import Group, Pending
+from inference_engine.agents.respond import RespondStage
+from inference_engine.agents.route import RouteStage, guarded
+from inference_engine.agents.safe import DeadLetter
+from inference_engine.agents.semantic import SemanticStage
+from inference_engine.agents.shards import Shards
+from inference_engine.connectors.embedder import HashEmbedder
+from inference_engine.connectors.memory_ledger import MemoryFencedLog, MemoryLedgerTopic
+from inference_engine.connectors.vector_index import BruteForceIndex
+from inference_engine.pipeline.errors import Rejected
+from inference_engine.pipeline.flights import MemoryFlightIndex
+from inference_engine.pipeline.ingest import Door
+from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.respond import Clerk
+from inference_engine.pipeline.semantic import StaticPolicy, decide
+from inference_engine.pipeline.window import window_policies
+from inference_engine.schemas.answers import Usage
+from inference_engine.schemas.record import JsonObject, Lane
+from inference_engine.schemas.requests import Request, Route
+
+from ..pipeline.support import body, catalogue
+from .support import TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
+
+READ = (
+    *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors),
+    *(TOPICS.misses(lane) for lane in Lane),
+    *(TOPICS.calls(lane) for lane in Lane),
+)
+POLICY = StaticPolicy(threshold=0.8)
+
+
+class Echo:
+    """Answers with the question; refuses those that ask for it. Keeps its bill."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        text = body["messages"][-1]["content"]
+        await asyncio.sleep(0)
+        if "refuse" in text:
+            raise Rejected("no such thing", code="provider_rejected")
+        self.asked.append(text)
+        message = {"role": "assistant", "content": f"re: {text}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return ProviderReply({"id": "c", "choices": [choice]}, Usage(input_tokens=10, output_tokens=5), "stop", f"p{len(self.asked)}")
+
+    async def close(self) -> None:
+        return None
+
+
+class NoTail:
+    """The `vectors` topic is delivered by the flow itself."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def assign(self, offsets: Mapping[int, int]) -> None: ...
+
+
+class Flow:
+    """One worker's stages, joined by a broker in memory whose records are handed on by `run`."""
+
+    def __init__(self, *, semantic: bool = True) -> None:
+        self.broker, self.rows, self.clock, self.provider = MemoryBroker(), MemoryRows(), Clock(), Echo()
+        self.topic = MemoryLedgerTopic()
+        self.models = catalogue()
+        self.semantic = semantic
+        self.done: dict[str, int] = {}
+        self.dead: list[str] = []
+
+    async def append(self, topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> int:
+        if topic == TOPICS.ledger:
+            return await self.topic.append(topic, key, value, partition=partition)
+        return await self.broker.append(topic, key, value, partition=partition)
+
+    async def start(self) -> None:
+        """Makes the stages anew, as after a crash: what is not in a topic or a row is gone."""
+        out = Outbox(self.append, TOPICS, 1)
+        clerk = Clerk(self.models)
+        self.ledger = LedgerStage(
+            topic=TOPICS.ledger,
+            fenced=MemoryFencedLog(self.topic),
+            reader=self.topic,
+            append=self.append,
+            index=lambda _: MemoryFlightIndex(),
+            now=self.clock,
+            sleep=asyncio.sleep,
+            new_epoch=lambda: object().__repr__(),
+            settings=LedgerSettings(),
+        )
+        await self.ledger.assigned([0])
+        self.exact = ExactStage(self.rows, out, clerk, KeepAll(), self.clock, lease_ms=60_000, cancelled=lambda _: False)
+        await self.exact.assigned([0])
+        self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), KeepAll(), self.clock)  # type: ignore[arg-type]
+        await self.shards.assigned([0])
+        self.ingest = IngestStage(out, Door(self.models, 3600), self.clock, {}, "local")
+        route = RouteStage(out, self._route, self.shards.sent, self.clock)
+        coalesce = CoalesceStage(CoalesceSettings(POLICY, window_policies(max_wait_ms=2)), lambda groups: guarded(route, groups))
+        near = SemanticStage(self.shards, lambda t, n, now: decide(t, n, POLICY, now), out, coalesce.on_batch, self.clock)
+        queue = EmbedQueue(HashEmbedder()) if self.semantic else None
+
+        async def to_route(groups: list[Group]) -> None:
+            await guarded(route, groups)
+
+        async def to_semantic(pendings: list[Pending]) -> None:
+            await near.on_batch(pendings)
+
+        self.embed = EmbedStage(queue, to_semantic, to_route)
+        self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
+        self.respond = RespondStage(out, clerk, self.ledger)
+
+    def _route(self, request: Request) -> Route:
+        return Route(models=("small" if request.model == "auto" else request.model,), reason="test")
+
+    def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
+        async def reemit(record: Any) -> None:
+            sends = out.batch()
+            outcome = clerk.outcome(record)
+            assert outcome.answer is not None
+            sends.answer(outcome.answer, record.request.lane)
+            await sends.settle()
+
+        return CallParts(
+            catalogue=self.models,
+            providers={"simulated": self.provider},
+            ledger=self.ledger,
+            limits=Limits(dict.fromkeys(Lane, 64), clock=asyncio.get_running_loop().time),
+            cap=lambda model, body: 1_000_000_000,
+            price=lambda model, usage, tier, at_ms: 400,
+            reemit=reemit,
+            cancelled=lambda _: False,
+            on_ambiguous=lambda _: "retry",
+            now=self.clock,
+            sleep=asyncio.sleep,
+            random=lambda: 0.0,
+            settings=CallSettings(call_timeout_s=5),
+        )
+
+    async def handle(self, topic: str, value: bytes, offset: int) -> None:
+        delivered = event(topic, value, offset=offset)
+        try:
+            if topic == TOPICS.requests:
+                await self.ingest.on_request(delivered)
+            elif topic == TOPICS.lookups:
+                await self.exact.on_lookups(delivered)
+            elif topic == TOPICS.answers:
+                await self.exact.on_answers(delivered)
+            elif topic == TOPICS.vectors:
+                self.shards.apply(0, value)
+            elif topic == TOPICS.ledger:
+                await self.respond.on_ledger(delivered)
+            elif topic.startswith("misses"):
+                await self.embed.on_misses(delivered)
+            elif topic.startswith("calls"):
+                await self.call.on_calls(delivered)
+        except DeadLetter as error:
+            self.dead.append(str(error))
+
+    def _new(self) -> list[tuple[str, int, bytes]]:
+        """Records that nobody has handled yet, of topics that the worker reads."""
+        found = []
+        for topic in (
+            TOPICS.requests,
+            TOPICS.lookups,
+            TOPICS.answers,
+            TOPICS.vectors,
+            *(f"{k}.{lane}" for k in ("misses", "calls") for lane in Lane),
+        ):
+            values = [value for _, value in self.broker.topics[topic]]
+            found += [(topic, i, values[i]) for i in range(self.done.get(topic, 0), len(values))]
+            self.done[topic] = len(values)
+        packets = self.topic.packets.get(0, [])
+        found += [(TOPICS.ledger, i, packets[i]) for i in range(self.done.get(TOPICS.ledger, 0), len(packets))]
+        self.done[TOPICS.ledger] = len(packets)
+        return found
+
+    async def run(self) -> None:
+        """Hands records on until nothing new comes."""
+        work: set[asyncio.Task[None]] = set()
+        while True:
+            work |= {asyncio.create_task(self.handle(topic, value, i)) for topic, i, value in self._new()}
+            if not work:
+                return
+            done, work = await asyncio.wait(work, timeout=0.005, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    def again(self, topic: str, back: int) -> None:
+        """The last records of a topic are delivered once more."""
+        self.done[topic] = max(0, self.done.get(topic, 0) - back)
+
+    async def ask(self, custom_id: str, text: str, **engine: Any) -> None:
+        line = {"custom_id": custom_id, "body": body(text), "engine": {"priority": "express", **engine}}
+        await self.broker.append(TOPICS.requests, None, orjson.dumps(line), partition=0)
+
+    def texts(self) -> dict[str, set[str]]:
+        """custom_id -> the distinct answers or error codes it was given."""
+        found: dict[str, set[str]] = {}
+        for r in self.broker.responses():
+            said = r["error"]["code"] if r["error"] else r["response"]["body"]["choices"][0]["message"]["content"]
+            found.setdefault(r["custom_id"], set()).add(said)
+        return found
+
+
+async def test_repeats_are_paid_once_and_paraphrases_share() -> None:
+    flow = Flow()
+    await flow.start()
+    texts = [
+        "how do I reset my password",
+        "how do I reset my password",
+        "how do I reset my password please",
+        "what is the fee of a transfer",
+    ]
+    for i, text in enumerate(texts):
+        await flow.ask(f"r{i}", text)
+    await flow.run()
+    tiers = {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()}
+    assert len(flow.provider.asked) == 2
+    assert sorted(tiers.values()) == ["coalesced", "exact", "none", "none"]
+    await flow.ask("r9", "how do I reset my password, please")
+    await flow.run()
+    assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()}["r9"] == "semantic"
+    assert len(flow.provider.asked) == 2
+
+
+async def test_without_an_embedder_nothing_is_shared_by_similarity() -> None:
+    flow = Flow(semantic=False)
+    await flow.start()
+    await flow.ask("r1", "how do I reset my password")
+    await flow.ask("r2", "how do I reset my password please")
+    await flow.run()
+    assert len(flow.provider.asked) == 2
+
+
+async def test_tenants_and_scopes_never_share_at_similarity_one() -> None:
+    flow = Flow()
+    await flow.start()
+    for i, engine in enumerate(({}, {"sample_index": 1}, {"use_cache": False})):
+        await flow.ask(f"r{i}", "how do I reset my password", **engine)
+    await flow.run()
+    assert len(flow.provider.asked) == 3
+
+
+async def test_followers_of_a_refused_leader_are_asked_on_their_own() -> None:
+    flow = Flow()
+    await flow.start()
+    await flow.ask("r1", "please refuse to answer this question of mine")
+    await flow.ask("r2", "please refuse to answer this question of mine now")
+    await flow.run()
+    assert flow.texts() == {"r1": {"provider_rejected"}, "r2": {"provider_rejected"}}
+
+
+async def test_garbage_is_a_dead_letter_and_stops_nothing() -> None:
+    flow = Flow()
+    await flow.start()
+    await flow.broker.append(TOPICS.requests, None, b"\xff", partition=0)
+    await flow.ask("r1", "hello")
+    await flow.run()
+    assert len(flow.dead) == 1
+    assert set(flow.texts()) == {"r1"}
+
+
+async def test_a_crash_with_everything_redelivered_pays_nothing_again() -> None:
+    flow = Flow()
+    await flow.start()
+    for i in range(5):
+        await flow.ask(f"r{i}", f"question {'abcde'[i]} about {['cats', 'dogs', 'cars', 'ships', 'trees'][i]}")
+    await flow.run()
+    paid = sorted(flow.provider.asked)
+    flow.done.clear()
+    await flow.start()
+    await flow.run()
+    assert sorted(flow.provider.asked) == paid
+    assert all(len(said) == 1 for said in flow.texts().values())
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("ask"), st.integers(0, 7), st.integers(0, 5)),
+    st.tuples(st.just("run"), st.just(0), st.just(0)),
+    st.tuples(st.just("again"), st.integers(0, 8), st.integers(1, 4)),
+    st.tuples(st.just("crash"), st.just(0), st.just(0)),
+)
+QUESTIONS = ["reset my password", "reset my password please", "reset my pin", "close my account", "refuse this", "open an account"]
+AGAIN = [*READ[:4], TOPICS.ledger, TOPICS.misses(Lane.EXPRESS), TOPICS.calls(Lane.EXPRESS), TOPICS.lookups, TOPICS.answers]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, max_size=14))
+def test_any_order_of_requests_redeliveries_and_crashes_answers_each_once(steps: list[tuple[str, int, int]]) -> None:
+    """Each identity gets a response; an answer belongs to its question or one that it may share with; each is paid at most once."""
+
+    async def run() -> None:
+        flow = Flow()
+        await flow.start()
+        asked: dict[str, str] = {}
+        for what, a, b in steps:
+            if what == "ask":
+                text = QUESTIONS[(a + b) % len(QUESTIONS)]
+                custom_id = f"r{a}-{(a + b) % len(QUESTIONS)}"
+                asked[custom_id] = text
+                await flow.ask(custom_id, text)
+            elif what == "again":
+                flow.again(AGAIN[a], b)
+            else:
+                await flow.run()
+                if what == "crash":
+                    await flow.start()
+        await flow.run()
+        assert set(flow.texts()) == set(asked)
+        assert len(flow.provider.asked) == len(set(flow.provider.asked))
+
+    asyncio.run(run())
