@@ -146,7 +146,8 @@ def _offers(features: RouteFeatures, catalogue: Catalogue, price: Price, *, name
     refused: dict[str, str] = {}
     for model in catalogue.models:
         why = incapable(model, features)
-        if why is None and not (model.auto or named or model.name == features.preferred):
+        by_name = not (named and model.priced_as != "simulated")  # what exists only here is never chosen for anyone
+        if why is None and by_name and not model.auto and model.name != features.preferred:
             why = "is only used where it is asked for by name"
         if why is None:
             try:

@@ -259,7 +259,8 @@ async def test_without_an_embedder_nothing_is_shared_by_similarity() -> None:
 async def test_tenants_and_scopes_never_share_at_similarity_one() -> None:
     flow = Flow()
     await flow.start()
-    for i, engine in enumerate(({}, {"sample_index": 1}, {"use_cache": False})):
+    no_options: dict[str, Any] = {}
+    for i, engine in enumerate((no_options, {"sample_index": 1}, {"use_cache": False})):
         await flow.ask(f"r{i}", "how do I reset my password", **engine)
     await flow.run()
     assert len(flow.provider.asked) == 3

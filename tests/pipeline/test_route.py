@@ -151,8 +151,9 @@ def test_where_no_model_can_the_error_names_each_one_and_why() -> None:
 
 
 def test_a_temperature_that_no_chosen_model_takes_goes_to_one_that_is_only_asked_for_by_name() -> None:
-    table = catalogue(model("old", "economy", auto=False), model("large", "premium", supports_sampling=False))
-    costs = {"old": 1, "large": 100}
+    old = model("old", "economy", auto=False, provider="openai")
+    table = catalogue(model("toy", "economy", auto=False), old, model("large", "premium", supports_sampling=False))
+    costs = {"toy": 0, "old": 1, "large": 100}  # what exists only in the simulation is chosen for nobody
     assert chosen(auto(sampling=True), table, costs) == ("old",)
     assert chosen(auto(), table, costs) == ("large",)
 
