@@ -1,6 +1,7 @@
 """A job without Kafka: any order of responses, with a kill after any step, ends complete, in order, and within its budget."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,8 @@ from inference_engine.cli.budget import Budget
 from inference_engine.cli.job import Job
 from inference_engine.cli.job_files import JobFiles, JobRequest, open_job
 from inference_engine.cli.rows import Row, RowDefaults, request_key
+from inference_engine.cli.spool import AnswersFile, Journal, RowIndex
+from inference_engine.cli.state import JobDatabase
 from inference_engine.pipeline.errors import Unpriced
 
 from .fake_engine import as_error, response_line
@@ -25,6 +28,30 @@ MILLI = 10**9
 
 def prompts(ids: list[str]) -> bytes:
     return b"".join(b"broken\n" if i == "!" else orjson.dumps({"custom_id": i, "prompt": i}) + b"\n" for i in ids)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Fuse:
+    """Ends the process before one of the next writes to disk."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        for owner, name in ((RowIndex, "put"), (Journal, "append"), (JobDatabase, "put"), (AnswersFile, "write")):
+            patch.setattr(owner, name, self._guarded(getattr(owner, name)))
+
+    def _guarded(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any) -> Any:
+            if self.left is not None:
+                if self.left == 0:
+                    self.left = None
+                    raise Killed
+                self.left -= 1
+            return write(*args)
+
+        return guarded
 
 
 class World:
@@ -71,6 +98,23 @@ class World:
         job.checkpoint({0: self.read}, 0.0, sync=False)
         self.committed = self.read
 
+    def step(self, job: Job, chance: Random) -> None:
+        step = chance.choice(["ask", "answer", "settle", "write", "checkpoint", "kill", "again"])
+        if step == "ask":
+            self.ask(job, chance.randint(1, 4))
+        elif step == "answer" and self.asked:
+            self.answer(chance.choice(self.asked))
+        elif step == "settle":
+            self.settle(job, chance.randint(1, 5))
+        elif step == "write":
+            job.write_answers()
+        elif step == "checkpoint":
+            self.checkpoint(job)
+        elif step == "again":
+            self.asked += [ask.custom_id for ask in job.due(1.0, lambda _: 1.0)]
+        elif step == "kill":
+            raise Killed
+
     def lines(self) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in (self.folder / "out").read_bytes().splitlines()]
 
@@ -78,35 +122,24 @@ class World:
 rows = st.lists(st.sampled_from([*"abcdefghij", "!"]), min_size=1, max_size=25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows, st.randoms(use_true_random=False), st.sampled_from([None, 3 * MILLI]))
 def test_any_kills_and_any_order_end_complete_in_order_and_each_id_is_paid_once(ids: list[str], chance: Random, limit: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_module, "BATCH", 3)
+        fuse = Fuse(patch)
         world = World(Path(folder), ids, limit)
-        answered: set[str] = set()
         job = world.start()
         for _ in range(400):
             if job.finished:
                 break
-            step = chance.choice(["ask", "answer", "settle", "write", "checkpoint", "kill", "again"])
-            if step == "ask":
-                world.ask(job, chance.randint(1, 4))
-            elif step == "answer" and world.asked:
-                custom_id = chance.choice(world.asked)
-                answered.add(custom_id)
-                world.answer(custom_id)
-            elif step == "settle":
-                world.settle(job, chance.randint(1, 5))
-            elif step == "write":
-                job.write_answers()
-            elif step == "checkpoint":
-                world.checkpoint(job)
-            elif step == "again":
-                world.asked += [ask.custom_id for ask in job.due(1.0, lambda _: 1.0)]
-            elif step == "kill":
+            fuse.left = chance.choice([None, 0, 1, 2, 3, 5])
+            try:
+                world.step(job, chance)
+            except Killed:
                 world.kill(job)
                 job = world.start()
+            fuse.left = None
             if limit is not None:
                 assert job.budget.spent + job.budget.reserved <= limit
         while not job.finished:
