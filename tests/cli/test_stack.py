@@ -216,9 +216,11 @@ def test_commands_that_start_together_share_one_stack(options: StackOptions) -> 
     """Four commands at once: one starts, the others wait for it and adopt."""
     from concurrent.futures import ThreadPoolExecutor
 
+    options = replace(options, ready_timeout_s=20.0)
     with ThreadPoolExecutor(4) as pool:
         stacks = [future.result() for future in [pool.submit(ensure, options) for _ in range(4)]]
     assert len({tuple(pids(running)) for running in stacks}) == 1
+    assert sorted(bool([note for note in running.notes if "waiting" not in note]) for running in stacks) == [False, False, False, True]
 
 
 def test_two_folders_are_two_stacks(options: StackOptions, tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_a_format_that_was_cut_short_is_done_again(folder: Path) -> None:
     assert ask(SMALL.start(folder)) == "MkU3OEVBNTcwNTJENDM2Qg"
 
 
+def test_a_format_that_nobody_could_mark_as_done_keeps_its_records(folder: Path) -> None:
+    """The command died between the formatter's end and its own mark, or somebody deleted the mark."""
+    first = SMALL.start(folder)
+    create_topics(first.bootstrap, [TopicSpec("t", 1)])
+    write(first.bootstrap, "t", [b"kept"])
+    SMALL.stop(folder)
+    (folder / "formatted").unlink()
+    assert read(SMALL.start(folder).bootstrap, "t", 1) == [b"kept"]
+
+
 def test_a_broker_that_nobody_recorded_is_replaced(folder: Path) -> None:
     """The command died right after it started Java: the folder isn't left locked."""
     first = SMALL.start(folder)
