@@ -1,9 +1,10 @@
 """The router of a worker: its policy from the settings, its prices from the table of the day."""
 
 from ..pipeline.billing import counterfactual
+from ..pipeline.complexity import Weights
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.prices import day_of
-from ..pipeline.route import HeuristicPolicy, Weights, features_of, route
+from ..pipeline.route import HeuristicPolicy, features_of, route
 from ..schemas.answers import Usage
 from ..schemas.requests import Request, Route
 from .route import Decide

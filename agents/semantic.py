@@ -81,5 +81,3 @@ class SemanticStage:
             return None
         source = decision.neighbour.point
         return Follow(fingerprint=source.id, scope=source.scope, kind="semantic", similarity=decision.neighbour.similarity)
-
-

@@ -207,7 +207,9 @@ class Worker:
         self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
 
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[int], None] | None = None) -> None:
-        """Runs until `stop` is set, as the only worker in its folder. `on_ready` hears the port of the health server once all partitions deliver.
+        """Runs until `stop` is set, as the only worker in its folder.
+
+        `on_ready` hears the port of the health server once all partitions deliver.
 
         Raises `ConfigError` or `Unavailable` where it can't start; then nothing was taken over.
         """

@@ -1,8 +1,9 @@
 """Fingerprints and scopes: which requests may exchange answers.
 
-Two requests have one fingerprint only where tenant, model, messages, every sampling parameter, tools, response format, seed and sample index
-agree. The canonical form folds Unicode to NFC and strips outer white space of texts; it never touches symbols, case or punctuation, since
-"C" and "C++" are different questions. Fields are length-prefixed before hashing, so that no two lists of fields run into one another.
+Two requests have one fingerprint only where tenant, model, messages, every sampling parameter, tools, response format, seed and
+sample index agree. The canonical form folds Unicode to NFC and strips outer white space of texts; it never touches symbols, case or
+punctuation, since "C" and "C++" are different questions. Fields are length-prefixed before hashing, so that no two lists of fields
+run into one another.
 """
 
 import hashlib

@@ -145,8 +145,11 @@ class Clerk:
                 counterfactual_usd=usd(account.counterfactual),
                 savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
                                 routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
-                cache=CacheInfo(tier="none" if tier == "provider" else tier, similarity=None if tier == "exact" else record.source.similarity,
-                                source_id=None if provider else record.source.fingerprint),
+                cache=CacheInfo(
+                    tier="none" if tier == "provider" else tier,
+                    similarity=None if tier == "exact" else record.source.similarity,
+                    source_id=None if provider else record.source.fingerprint,
+                ),
                 lane=waiter.lane.value,
                 latency_ms=max(0, now_ms - waiter.accepted_ms),
                 attempts=record.attempts if provider else 0,

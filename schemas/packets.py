@@ -48,4 +48,4 @@ answers: PacketCodec[AnswerRecord] = PacketCodec(AnswerRecord)
 vectors: PacketCodec[VectorRecord] = PacketCodec(VectorRecord)
 costs: PacketCodec[CostEvent] = PacketCodec(CostEvent)
 # The type of a ledger record is a field with a default: it must be written.
-ledger: PacketCodec[LedgerRecord] = PacketCodec(LedgerRecord, exclude_defaults=False)  # type: ignore[type-var]
+ledger: PacketCodec[LedgerRecord] = PacketCodec(LedgerRecord, exclude_defaults=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.exact import shared, waiter_of
-from inference_engine.pipeline.respond import Clerk, complete, failed, follower_outcome, usd
+from inference_engine.pipeline.respond import Clerk, Tier, complete, failed, follower_outcome, usd
 from inference_engine.schemas.answers import AnswerRecord, ErrorInfo, Usage
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent
 from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
@@ -53,7 +53,7 @@ def test_a_completion_becomes_an_answer_and_the_row_that_was_paid() -> None:
 
 
 @given(st.integers(0, 10**12), st.sampled_from(["auto", "big", "small"]), st.sampled_from(["provider", "exact", "semantic", "coalesced"]))
-def test_saved_is_counterfactual_minus_paid_whatever_the_cause(paid: int, model: str, tier: str) -> None:
+def test_saved_is_counterfactual_minus_paid_whatever_the_cause(paid: int, model: str, tier: Tier) -> None:
     account = CLERK.account(answer(paid_pico=paid), model, tier, NOW)
     saved = account.exact + account.semantic + account.coalescing + account.routing + account.prefix + account.batch
     assert saved == account.counterfactual - account.paid
