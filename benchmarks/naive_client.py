@@ -1,0 +1,45 @@
+"""What people write today: the official SDK, asyncio and a semaphore. Prints one JSON line; started by throughput.py.
+
+python benchmarks/naive_client.py REQUESTS.jsonl ANSWERS.jsonl --base-url http://127.0.0.1:9999/v1
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from openai import AsyncOpenAI
+
+
+async def answer_file(source: Path, target: Path, base_url: str, in_flight: int) -> tuple[int, float]:
+    """Answered requests, and seconds from the first request to the last answer on disk."""
+    requests: list[dict[str, Any]] = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+    semaphore = asyncio.Semaphore(in_flight)
+    async with AsyncOpenAI(api_key="x", base_url=base_url, max_retries=0) as client:
+
+        async def ask(request: dict[str, Any]) -> str:
+            async with semaphore:
+                reply = await client.chat.completions.create(**request["body"])
+            return json.dumps({"custom_id": request["custom_id"], "body": reply.model_dump()})
+
+        began = time.perf_counter()
+        lines = await asyncio.gather(*(ask(request) for request in requests))
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return len(lines), time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--base-url", required=True)
+    parser.add_argument("--in-flight", type=int, default=256)
+    given = parser.parse_args()
+    answered, seconds = asyncio.run(answer_file(given.source, given.target, given.base_url, given.in_flight))
+    print(json.dumps({"answered": answered, "seconds": seconds, "cpu_s": time.process_time()}))
+
+
+if __name__ == "__main__":
+    main()
