@@ -158,6 +158,7 @@ def test_any_kills_and_any_order_end_complete_in_order_and_each_id_is_paid_once(
         assert job.totals.cost_pico == len(good) * MILLI
         if limit is None:
             assert good == set(ids) - {"!"}
+            assert job.counts.final == job.total
         else:
             assert len(good) == min(3, len(set(ids) - {"!"}))
         world.kill(job)
