@@ -23,9 +23,8 @@ def main() -> None:
             extra_body={"engine": {"user_id": "example", "feature_name": "openai-client"}},
         )
         engine = (answer.model_extra or {})["engine"]
-        print(
-            f"{question} -> {answer.choices[0].message.content!s:.50} | {answer.model} ${engine['cost_usd']} cache={engine['cache']['tier']}"
-        )
+        text, cache = answer.choices[0].message.content, engine["cache"]["tier"]
+        print(f"{question} -> {text!s:.50} | {answer.model} ${engine['cost_usd']} cache={cache}")
 
     with client.chat.completions.create(
         model="auto", messages=[{"role": "user", "content": "Count to five."}], max_tokens=40, stream=True

@@ -22,7 +22,11 @@ def request(number: int) -> dict[str, object]:
         "custom_id": f"row-{number}",
         "method": "POST",
         "url": "/v1/chat/completions",
-        "body": {"model": "auto", "messages": [{"role": "user", "content": f"Name a use of the number {number}."}], "max_tokens": 60},
+        "body": {
+            "model": "auto",
+            "messages": [{"role": "user", "content": f"Name a song about the year {1960 + number}."}],
+            "max_tokens": 60,
+        },
         "engine": {"job": JOB, "user_id": "example", "feature_name": "confluent"},
     }
 
@@ -51,7 +55,7 @@ def consume(servers: str) -> None:
             continue
         if message.error():
             sys.exit(f"Kafka did not give the responses: {message.error()}")
-        answer = json.loads(message.value())
+        answer = json.loads(message.value() or b"")
         if answer["engine"]["job"] != JOB or answer["custom_id"] not in waiting:
             continue  # another job's, or one that was delivered twice
         waiting.discard(answer["custom_id"])
