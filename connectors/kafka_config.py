@@ -6,8 +6,10 @@ RETENTION_MS = 8 * 24 * 3600 * 1000
 """Default of topics that name none: a day more than the dedupe horizon of 7 days."""
 
 
-def server_properties(*, port: int, controller_port: int) -> str:
+def server_properties(*, port: int, controller_port: int, advertised_port: int | None = None) -> str:
     """One KRaft node, broker and controller in one, on loopback only.
+
+    `advertised_port`: where clients are told to connect, if not to `port` itself: of a forwarder in front of the broker.
 
     The two internal topics get few partitions: each costs files and start-up time, and one node has nothing to spread.
     """
@@ -16,7 +18,7 @@ def server_properties(*, port: int, controller_port: int) -> str:
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{advertised_port or port}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
         # Relative to the broker's folder, which it runs in: Kafka would split a path at a comma.

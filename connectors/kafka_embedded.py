@@ -62,6 +62,8 @@ class EmbeddedKafka:
     """Record the classes at the first run, so that later starts take half as long."""
     fast_jit: bool = False
     """Only the quick compiler: less CPU for short lives such as tests, less throughput for long ones."""
+    advertised_port: int | None = None
+    """Of a forwarder on loopback that clients are to use in place of the broker's own port."""
 
     def start(self, data_dir: Path, *, port: int | None = None) -> RunningKafka:
         """Start the broker of `data_dir`, or return the one that runs there already.
@@ -150,7 +152,7 @@ class EmbeddedKafka:
         """One try on one port; None where the port was taken by somebody else in the meantime."""
         controller_port = _free_port(None)
         properties = data_dir / "server.properties"
-        write_atomically(properties, server_properties(port=port, controller_port=controller_port))
+        write_atomically(properties, server_properties(port=port, controller_port=controller_port, advertised_port=self.advertised_port))
         write_atomically(data_dir / "log4j2.properties", log4j_properties())
         log_start = _size(data_dir / "server.log")
         archive = class_archive(runtime, jars, self.cache_dir or default_cache_dir(), data_dir)
