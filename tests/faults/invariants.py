@@ -1,0 +1,269 @@
+"""What must hold after every run, whatever broke: pure functions from the evidence to what is wrong with it.
+
+answered        every accepted id has exactly one distinct response or error
+asked_for       nothing is answered that was not asked
+own_answer      an answer belongs to its prompt, and never to another tenant's
+committed       an offset is committed only when what it stands for is durable further on
+intended        every line of the bill has an intent
+bounded         billed calls of a flight <= 1 + its attempts that are known to have failed, and <= max_attempts
+after_the_end   no intent behind a completion
+money           certain <= bill <= certain + caps of the ambiguous; equal where nothing was ambiguous
+settled         no attempt is left open
+stored          the cost store holds what the ledger holds
+silent          no secret and no prompt in logs, metrics or headers
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from inference_engine.connectors.simulation import answer, asked_of_chat
+from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
+from inference_engine.schemas.responses import ResponseLine
+
+from .evidence import Asked, Evidence
+
+Found = Iterator[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken."""
+
+    invariant: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The ledger, added up. Money in pico-dollars."""
+
+    intents: Mapping[str, Intent]
+    completions: Mapping[str, Completion]
+    charged: Mapping[str, Charged]
+    ambiguous: Mapping[str, Ambiguous]
+    """Attempts that were booked as ambiguous and never turned out to be answered."""
+    open: Mapping[str, Intent]
+
+    @property
+    def certain(self) -> int:
+        return sum(c.answer.paid_pico for c in self.completions.values()) + sum(c.paid_pico for c in self.charged.values())
+
+    @property
+    def caps(self) -> int:
+        return sum(a.cap_pico for a in self.ambiguous.values())
+
+
+def books(evidence: Evidence) -> Books:
+    """Each attempt once, however often its records were written."""
+    records = [placed.member for placed in evidence.ledger]
+    intents = {r.attempt: r for r in records if isinstance(r, Intent)}
+    completions = {r.attempt: r for r in records if isinstance(r, Completion)}
+    charged = {r.attempt: r for r in records if isinstance(r, Charged)}
+    known = completions.keys() | charged.keys()
+    ambiguous = {r.attempt: r for r in records if isinstance(r, Ambiguous) and r.attempt not in known}
+    unpaid = {r.attempt for r in records if isinstance(r, Unpaid)}
+    done = known | ambiguous.keys() | unpaid
+    return Books(intents, completions, charged, ambiguous, {a: i for a, i in intents.items() if a not in done})
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def content(line: ResponseLine) -> tuple[str, str]:
+    """What makes two deliveries of a response the same response."""
+    return line.id, line.response.model_dump_json() if line.response is not None else f"error {line.error}"
+
+
+def key_of(line: ResponseLine) -> tuple[str, str, str]:
+    return (line.engine.tenant, line.engine.job, line.custom_id)
+
+
+def answered(evidence: Evidence) -> Found:
+    found: dict[tuple[str, str, str], set[tuple[str, str]]] = defaultdict(set)
+    for line in evidence.responses:
+        found[key_of(line)].add(content(line))
+    for asked in {a.key: a for a in evidence.asked}.values():
+        distinct = found.get(asked.key, set())
+        if not distinct:
+            yield f"{asked.key} has no response"
+        elif len(distinct) > 1:
+            yield f"{asked.key} has {len(distinct)} distinct responses: {sorted(c[1][:80] for c in distinct)}"
+
+
+def asked_for(evidence: Evidence) -> Found:
+    known = {asked.key for asked in evidence.asked}
+    for key in {key_of(line) for line in evidence.responses} - known:
+        yield f"{key} was answered and never asked"
+
+
+@lru_cache(maxsize=200_000)
+def expected(model: str, text: str) -> str:
+    """What the simulated provider answers."""
+    return answer(asked_of_chat(model, {"messages": [{"role": "user", "content": text}]})).texts[0]
+
+
+def text_of(line: ResponseLine) -> str | None:
+    """None for errors and function calls."""
+    if line.response is None:
+        return None
+    choices = line.response.body.get("choices")
+    return choices[0]["message"]["content"] if isinstance(choices, list) else None
+
+
+def own_answer(evidence: Evidence) -> Found:
+    asked = {a.key: a for a in evidence.asked}
+    whose: dict[str, set[str]] = defaultdict(set)
+    for a in evidence.asked:
+        whose[expected(a.model, a.text)].add(a.tenant)
+    for line in evidence.responses:
+        question, text = asked.get(key_of(line)), text_of(line)
+        if question is not None and text is not None:
+            yield from _wrong(line, question, text, whose)
+        raw = line.model_dump_json()
+        yield from (
+            f"{key_of(line)} shows the canary of {tenant}"
+            for tenant, canary in evidence.canaries.items()
+            if tenant != line.engine.tenant and canary in raw
+        )
+
+
+def _wrong(line: ResponseLine, asked: Asked, text: str, whose: Mapping[str, set[str]]) -> Found:
+    if line.engine.cache.tier in ("semantic", "coalesced"):
+        if asked.tenant not in whose.get(text, set()):
+            yield f"{asked.key} got, by similarity, an answer of {sorted(whose.get(text, {'nobody'}))}"
+    elif text != expected(line.engine.model_used or asked.model, asked.text):
+        yield f"{asked.key} got an answer that is not to its prompt: {text[:60]!r}"
+
+
+# --- offsets ---------------------------------------------------------------------------------------------------------
+
+
+def committed(evidence: Evidence) -> Found:
+    """What lies below a committed offset must have been durable further on at that time."""
+    responded = {key_of(line) for line in evidence.responses}
+    lookups = {(p.member.tenant, p.member.job, p.member.custom_id): (p.topic, p.partition, p.offset) for p in reversed(evidence.lookups)}
+    ended: dict[str, tuple[str, int, int]] = {}
+    for p in evidence.ledger:
+        if isinstance(p.member, Completion | Failure):
+            ended.setdefault(p.member.flight, (p.topic, p.partition, p.offset))
+    for at in evidence.snapshots:
+        for request in evidence.requests:
+            if request.offset < at.committed.get((request.topic, request.partition), 0):
+                key = (request.member.tenant, request.member.job, request.member.custom_id)
+                if not _by_then(lookups.get(key), at.ends) and key not in responded:
+                    yield f"request {key} was committed, and was not in lookups"
+        for call in evidence.calls:
+            below = call.offset < at.committed.get((call.topic, call.partition), 0)
+            if below and not _by_then(ended.get(call.member), at.ends):
+                yield f"the call of flight {call.member[:12]} was committed, and had no outcome in the ledger"
+
+
+def _by_then(place: tuple[str, int, int] | None, ends: Mapping[tuple[str, int], int]) -> bool:
+    return place is not None and place[2] < ends.get((place[0], place[1]), 0)
+
+
+# --- money -----------------------------------------------------------------------------------------------------------
+
+
+def intended(evidence: Evidence) -> Found:
+    intents = {p.member.attempt for p in evidence.ledger if isinstance(p.member, Intent)}
+    for line in evidence.bill:
+        if line.attempt not in intents:
+            yield f"bill {line.request_id} ({line.pico} pico) names the attempt {line.attempt!r}, which has no intent"
+
+
+def bounded(evidence: Evidence) -> Found:
+    """A second call of a flight needs a first one that is known to have failed, or may have."""
+    kept = books(evidence)
+    calls = Counter(kept.intents[line.attempt].flight for line in evidence.bill if line.attempt in kept.intents)
+    once = Counter(line.attempt for line in evidence.bill)
+    excused: Counter[str] = Counter()
+    for r in {(type(r), r.attempt): r for p in evidence.ledger if isinstance(r := p.member, Ambiguous | Charged)}.values():
+        excused[r.flight] += 1
+    for flight, count in calls.items():
+        if count > 1 + excused[flight]:
+            yield f"flight {flight[:12]} was billed {count} times, {excused[flight]} attempts of it were ambiguous or useless"
+        if count > evidence.max_attempts:
+            yield f"flight {flight[:12]} was billed {count} times, more than {evidence.max_attempts}"
+    for attempt, count in once.items():
+        if count > 1:
+            yield f"attempt {attempt} was billed {count} times"
+
+
+def after_the_end(evidence: Evidence) -> Found:
+    ended: set[str] = set()
+    for placed in evidence.ledger:
+        record: LedgerRecord = placed.member
+        if isinstance(record, Completion) and record.purpose == "answer":
+            ended.add(record.flight)
+        elif isinstance(record, Intent) and record.purpose == "answer" and record.flight in ended:
+            yield f"attempt {record.attempt} of flight {record.flight[:12]} was intended after its completion (offset {placed.offset})"
+
+
+def unexplained(evidence: Evidence) -> int:
+    """Pico-dollars of the bill that the ledger can't explain: 0 within the bounds."""
+    kept, billed = books(evidence), sum(line.pico for line in evidence.bill)
+    caps = kept.caps + sum(i.cap_pico for i in kept.open.values())
+    return max(0, billed - kept.certain - caps, kept.certain - billed)
+
+
+def money(evidence: Evidence) -> Found:
+    kept, billed = books(evidence), sum(line.pico for line in evidence.bill)
+    if unexplained(evidence):
+        yield f"the bill is {billed} pico, the ledger says {kept.certain} for certain and up to {kept.caps} more"
+    paid = {**{a: c.answer.paid_pico for a, c in kept.completions.items()}, **{a: c.paid_pico for a, c in kept.charged.items()}}
+    lines = {line.attempt: line.pico for line in evidence.bill}
+    for attempt, pico in paid.items():
+        if lines.get(attempt) != pico:
+            yield f"attempt {attempt}: {pico} pico in the ledger, {lines.get(attempt)} on the bill"
+    for attempt, record in kept.ambiguous.items():
+        if lines.get(attempt, 0) > record.cap_pico:
+            yield f"attempt {attempt}: billed {lines[attempt]} pico, above its cap of {record.cap_pico}"
+
+
+def settled(evidence: Evidence) -> Found:
+    for attempt, intent in books(evidence).open.items():
+        yield f"attempt {attempt} of flight {intent.flight[:12]} was left open: nobody will book its cap of {intent.cap_pico} pico"
+
+
+def stored(evidence: Evidence) -> Found:
+    if evidence.stored is None:
+        return
+    kept = books(evidence)
+    base, cap = sum(r.base_pico for r in evidence.stored), sum(r.cap_pico for r in evidence.stored)
+    if base != kept.certain:
+        yield f"the cost store has {base} pico, the ledger {kept.certain}"
+    if cap != kept.caps:
+        yield f"the cost store has caps of {cap} pico, the ledger {kept.caps}"
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def silent(evidence: Evidence) -> Found:
+    for where, said in evidence.words.items():
+        for secret in evidence.secrets:
+            if secret.encode() in said:
+                yield f"{where} shows a secret"
+        for tenant, canary in evidence.canaries.items():
+            if canary.encode() in said:
+                yield f"{where} shows a prompt of {tenant}"
+
+
+INVARIANTS: Mapping[str, Callable[[Evidence], Found]] = {
+    check.__name__: check
+    for check in (answered, asked_for, own_answer, committed, intended, bounded, after_the_end, money, settled, stored, silent)
+}
+
+
+def violations(evidence: Evidence) -> list[Violation]:
+    """Everything that is wrong, up to 5 of a kind."""
+    found: list[Violation] = []
+    for name, check in INVARIANTS.items():
+        mine = list(check(evidence))
+        found += [Violation(name, what) for what in mine[:5]]
+        if len(mine) > 5:
+            found.append(Violation(name, f"... {len(mine) - 5} more"))
+    return found
