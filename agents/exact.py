@@ -1,6 +1,5 @@
 """Runs the exact tier: reads `lookups` and `answers`, keeps the table, releases waiters."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
@@ -42,6 +41,35 @@ class Keeper(Protocol):
     def drop(self, partition: int) -> None: ...
 
 
+class Decided:
+    """The rows as decided: what is being written is read as written.
+
+    Between a decision and the table's taking it in, other events of the partition run (during a rebalance for seconds). Without this
+    they would start a second flight of the same fingerprint.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._writing: dict[tuple[int, bytes], tuple[bytes | None, int]] = {}
+
+    def read(self, partition: int, key: bytes) -> bytes | None:
+        row = self._writing.get((partition, key))
+        return row[0] if row is not None else self._rows.read(partition, key)
+
+    async def write(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        """Raises what the table raises; then its rows are as they were, and the event is tried again."""
+        for key, value in changes.items():
+            _, writers = self._writing.get((partition, key), (None, 0))
+            self._writing[partition, key] = value, writers + 1
+        try:
+            await self._rows.write(partition, changes)
+        finally:
+            for key in changes:
+                newest, writers = self._writing.pop((partition, key))
+                if writers > 1:
+                    self._writing[partition, key] = newest, writers - 1
+
+
 class ExactStage:
     """Single flight and exact answers of the partitions that this worker owns."""
 
@@ -49,6 +77,7 @@ class ExactStage:
         self, rows: Rows, outbox: Outbox, clerk: Clerk, keeper: Keeper, now: Now, *, lease_ms: int, cancelled: Callable[[Request], bool]
     ) -> None:
         self._rows = rows
+        self._decided = Decided(rows)
         self._out = outbox
         self._clerk = clerk
         self._keeper = keeper
@@ -115,7 +144,7 @@ class _Batch:
         self._taken_over: set[str] = set()
 
     def _read(self, key: bytes) -> bytes | None:
-        return self._changes[key] if key in self._changes else self._s._rows.read(self._p, key)
+        return self._changes[key] if key in self._changes else self._s._decided.read(self._p, key)
 
     @property
     def _waiting(self) -> dict[str, list[bytes]]:
@@ -231,11 +260,10 @@ class _Batch:
             self._sends.cost(cost, waiter.lane)
 
     async def settle(self) -> None:
+        # The sends are under way already.
         if self._changes:
-            # The rows are applied as the write begins, so the next event on the loop sees them.
-            await asyncio.gather(self._s._rows.write(self._p, self._changes), self._sends.settle())
-        else:
-            await self._sends.settle()
+            await self._s._decided.write(self._p, self._changes)
+        await self._sends.settle()
 
 
 R = TypeVar("R", bound=Record)

@@ -17,7 +17,7 @@ TOPICS = Topics()
 
 
 class MemoryRows:
-    """The table's rows; writes are seen at once, as in the real one."""
+    """The table's rows; a write begins late, as the real one's does during a rebalance."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[bytes, bytes]] = defaultdict(dict)
@@ -26,6 +26,7 @@ class MemoryRows:
         return self.rows[partition].get(key)
 
     async def write(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
+        await asyncio.sleep(0)
         for key, value in changes.items():
             if value is None:
                 self.rows[partition].pop(key, None)

@@ -68,6 +68,14 @@ async def test_one_flight_answers_everyone_who_asked_and_later_ones_hit() -> Non
     assert tiers == {"r1": "none", "r2": "exact", "r3": "exact", "r4": "exact"}
 
 
+async def test_twins_in_two_packets_at_the_same_time_share_one_flight() -> None:
+    world = World()
+    await asyncio.gather(*(world.ask(asked(f"r{i}")) for i in range(5)))
+    assert len(world.broker.members(MISSES)) == 1
+    await world.answer(made(asked("r0")))
+    assert sorted(world.answered()) == [f"r{i}" for i in range(5)]
+
+
 async def test_nothing_but_the_answer_is_left_when_all_are_served() -> None:
     world = World()
     await world.ask(asked("r1"), asked("r2"))
