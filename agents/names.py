@@ -1,6 +1,10 @@
 """Names that every process of one engine must agree on."""
 
-from ..schemas.topics import Topics
+from collections.abc import Sequence
+
+from ..connectors.kafka_admin import topic_specs
+from ..schemas.topics import Topics, TopicSpec
+from .settings import Settings
 
 EXACT_TABLE = "exact"
 
@@ -13,3 +17,9 @@ def app_id(topics: Topics) -> str:
 def changelogs(topics: Topics) -> tuple[str, ...]:
     """Changelog topics of the workers' tables, to be created before any worker starts."""
     return (f"{app_id(topics)}-{EXACT_TABLE}-changelog",)
+
+
+def specs(settings: Settings) -> Sequence[TopicSpec]:
+    """Every topic of an engine with these settings: created by these, verified by these."""
+    topics = settings.topics
+    return topic_specs(topics, settings.kafka_partitions, changelogs(topics), horizon_days=settings.dedupe_horizon_days)

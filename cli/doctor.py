@@ -10,10 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..agents.names import changelogs
 from ..agents.settings import Settings, load_settings
 from ..connectors.data_folder import DataFolder, data_folder
-from ..connectors.kafka_admin import topic_specs
 from ..pipeline.errors import ConfigError
 from . import examinations as look
 from .examinations import Check, Verdict
@@ -60,7 +58,7 @@ def _machine(folder: DataFolder, *, external: bool) -> Iterator[Check]:
 def _engine(settings: Settings, folder: DataFolder) -> Iterator[Check]:
     running = status(folder)
     brokers = settings.kafka_brokers or running.brokers
-    specs = topic_specs(settings.topics, settings.kafka_partitions, changelogs(settings.topics), horizon_days=settings.dedupe_horizon_days)
+    wanted = specs(settings)
     yield look.broker(brokers)
     yield look.topics(brokers, specs)
     yield from look.children(folder, running.children, settings.workers)

@@ -220,17 +220,17 @@ def config(context: typer.Context) -> None:
 @topics_app.command("create")
 def create() -> None:
     """Create the topics that are missing on KAFKA_BROKERS; existing ones are never changed."""
-    from ..agents.names import changelogs
-    from ..connectors.kafka_admin import create_topics, topic_specs
+    from ..agents.names import specs
+    from ..connectors.kafka_admin import create_topics
     from .engine import engine
 
     found = engine()
     settings = found.settings
-    specs = topic_specs(settings.topics, settings.kafka_partitions, changelogs(settings.topics))
-    made = create_topics(found.running(), specs, replication_factor=settings.kafka_replication_factor)
+    wanted = specs(settings)
+    made = create_topics(found.running(), wanted, replication_factor=settings.kafka_replication_factor)
     for name in made:
         typer.echo(name)
-    _tell(f"created {len(made)} of {len(specs)} topics; the others were there")
+    _tell(f"created {len(made)} of {len(wanted)} topics; the others were there")
 
 
 @app.command()
