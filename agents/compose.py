@@ -29,6 +29,7 @@ from .attempt import CallSettings
 from .coalesce import CoalesceSettings
 from .keeper import EvictionKeeper
 from .ledger import LedgerSettings
+from .names import specs
 from .routing import route_with
 from .settings import Settings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
@@ -129,6 +130,7 @@ def compose(settings: Settings, folder: Path) -> WorkerParts:
     return WorkerParts(
         brokers=tuple(settings.brokers),
         topics=settings.topics,
+        specs=specs(settings),
         partitions=settings.kafka_partitions,
         data_dir=folder,
         store=settings.store,

@@ -5,7 +5,7 @@ import fcntl
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import structlog
 from ..connectors.controls import Controls
 from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
-from ..connectors.kafka_admin import topic_specs, verify_topics
+from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
 from ..pipeline.billing import bill, cap
 from ..pipeline.errors import ConfigError
@@ -28,7 +28,7 @@ from ..pipeline.prices import day_of
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
-from ..schemas.topics import Topics
+from ..schemas.topics import Topics, TopicSpec
 from .attempt import CallParts, CallSettings
 from .call import CallStage
 from .call_agent import CallAgent
@@ -39,7 +39,7 @@ from .health import Health
 from .ingest import IngestStage
 from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
-from .names import EXACT_TABLE, app_id, changelogs
+from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
 from .respond import RespondStage
 from .route import Decide, RouteStage
@@ -51,6 +51,9 @@ from .topology import Channels, Stages, build_topology, to_channel
 log = structlog.get_logger(__name__)
 
 MAX_RECORD_BYTES = 7 * 1024 * 1024
+
+DRAIN_S = 20.0
+"""A worker that is asked to stop waits so long for its provider calls; `down` and most supervisors kill after 30 s."""
 
 IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
 """Records of a stage that may be in work at once; where more wait, fetching stops."""
@@ -74,6 +77,8 @@ class WorkerParts:
 
     brokers: tuple[str, ...]
     topics: Topics
+    specs: Sequence[TopicSpec]
+    """What the topics must be like before anything starts."""
     partitions: int
     data_dir: Path
     store: Literal["rocksdb", "memory"]
@@ -218,10 +223,11 @@ class Worker:
 
     async def _run(self, stop: asyncio.Event, on_ready: Callable[[int], None] | None) -> None:
         parts = self.parts
-        await asyncio.to_thread(verify_topics, parts.brokers, topic_specs(parts.topics, parts.partitions, changelogs(parts.topics)))
+        await asyncio.to_thread(verify_topics, parts.brokers, parts.specs)
         build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)
         self.app.on_assigned(self._assigned)
         self.app.on_revoked(self._revoked)
+        self.app.on_stopping(self._drain)
         health = Health(self)
         await self.controls.start()
         if self.shards is not None:
@@ -240,10 +246,12 @@ class Worker:
         if on_ready is not None:
             on_ready(port)
 
-    async def _close(self, health: Health) -> None:
-        cut = await self.calls.drain(grace_s=5.0)
+    async def _drain(self) -> None:
+        cut = await self.calls.drain(DRAIN_S)
         if cut:
             log.warning("calls were under way at the end: they stay open in the ledger and are settled by the next owner", calls=cut)
+
+    async def _close(self, health: Health) -> None:
         await self.fenced.close()
         await self.controls.stop()
         if self.shards is not None:

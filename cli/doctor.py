@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..agents.names import specs
 from ..agents.settings import Settings, load_settings
 from ..connectors.data_folder import DataFolder, data_folder
 from ..pipeline.errors import ConfigError
@@ -60,7 +61,7 @@ def _engine(settings: Settings, folder: DataFolder) -> Iterator[Check]:
     brokers = settings.kafka_brokers or running.brokers
     wanted = specs(settings)
     yield look.broker(brokers)
-    yield look.topics(brokers, specs)
+    yield look.topics(brokers, wanted)
     yield from look.children(folder, running.children, settings.workers)
 
 

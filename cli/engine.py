@@ -40,6 +40,7 @@ class Engine:
             partitions=settings.kafka_partitions,
             topics=settings.topics,
             changelogs=changelogs(settings.topics),
+            horizon_days=settings.dedupe_horizon_days,
             replication_factor=settings.kafka_replication_factor,
             fingerprint=settings.hash_for_workers(),
         )
