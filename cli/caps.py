@@ -24,7 +24,11 @@ def caps(catalogue: Catalogue, day: date) -> CapOf:
             return cap(catalogue.get(name), row.body, day)
         found: list[int] = []
         why = "no model is enabled"
+        preferred = row.engine.get("preferred_model")
+        chosen = catalogue.get(preferred).name if isinstance(preferred, str) else None
         for model in enabled:
+            if not model.auto and model.name != chosen:
+                continue
             try:
                 found.append(cap(model, row.body, day))
             except Unpriced as error:

@@ -141,7 +141,7 @@ class Estimator:
 
     def _priced(self) -> Iterator[tuple[int, Model]]:
         for model in self.catalogue.models:
-            if model.enabled:
+            if model.enabled and model.auto:
                 try:
                     yield rates(model, "standard", self.day).at(1000).output, model
                 except Unpriced:

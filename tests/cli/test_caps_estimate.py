@@ -1,0 +1,79 @@
+"""What a row can cost at most, and what a file will about cost."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from inference_engine.cli.caps import caps
+from inference_engine.cli.estimate import Embed, Estimate, Estimator
+from inference_engine.cli.rows import Row, RowDefaults, parse_row
+from inference_engine.connectors.models_toml import load_catalogue
+from inference_engine.pipeline.billing import cap
+from inference_engine.pipeline.errors import Rejected
+
+CATALOGUE = load_catalogue().for_providers(["simulated"])
+DAY = date(2026, 11, 23)
+
+
+def row(**fields: Any) -> Row:
+    parsed = parse_row(orjson.dumps({"prompt": "hello", "max_tokens": 10, **fields}), 1, RowDefaults("j"))
+    assert isinstance(parsed, Row)
+    return parsed
+
+
+def test_auto_is_capped_by_the_dearest_model_that_it_may_choose() -> None:
+    of = caps(CATALOGUE, DAY)
+    asked = row(model="auto")
+    choices = [m for m in CATALOGUE.models if m.enabled and m.auto]
+    assert of(asked) == max(cap(m, asked.body, DAY) for m in choices)
+    hidden = max((m for m in CATALOGUE.models if m.enabled and not m.auto), key=lambda m: cap(m, asked.body, DAY))
+    assert of(row(model="auto", engine={"preferred_model": hidden.name})) >= cap(hidden, asked.body, DAY)
+
+
+def test_a_named_model_is_capped_by_its_own_price_and_an_unknown_one_is_refused() -> None:
+    of = caps(CATALOGUE, DAY)
+    asked = row(model="sim-premium")
+    assert of(asked) == cap(CATALOGUE.get("sim-premium"), asked.body, DAY)
+    with pytest.raises(Rejected, match="unknown model"):
+        of(row(model="nobody"))
+
+
+def estimate(tmp_path: Path, rows: list[dict[str, Any] | bytes], embed: Embed | None = None) -> Estimate:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"".join((r if isinstance(r, bytes) else orjson.dumps(r)) + b"\n" for r in rows))
+    return Estimator(CATALOGUE, DAY, "t", RowDefaults("j", "sim-premium"), 0.92, embed).estimate(path)
+
+
+def test_repeats_are_counted_over_the_whole_file_and_paid_once(tmp_path: Path) -> None:
+    once = estimate(tmp_path, [{"prompt": f"q{i}"} for i in range(10)])
+    often = estimate(tmp_path, [{"prompt": f"q{i % 10}"} for i in range(50)])
+    assert (once.exact_hits, often.exact_hits) == (0, 40)
+    assert once.cost == often.cost
+    assert often.without_engine == 5 * once.without_engine
+    assert once.cost[0] < once.cost[1] < once.cost[2]
+
+
+def test_rows_that_must_not_share_are_no_repeats(tmp_path: Path) -> None:
+    assert estimate(tmp_path, [{"prompt": "q", "engine": {"use_cache": False}}] * 5).exact_hits == 0
+    assert estimate(tmp_path, [{"prompt": "q", "engine": {"sample_index": i}} for i in range(5)]).exact_hits == 0
+
+
+def test_bad_rows_are_told_apart_from_good_ones(tmp_path: Path) -> None:
+    found = estimate(tmp_path, [b"broken", {"prompt": "q"}, {"body": {"messages": ["no message"]}}])
+    assert (found.rows, found.bad) == (3, 2)
+    assert estimate(tmp_path, []).cost == (0, 0, 0)
+
+
+def test_likeness_is_measured_among_distinct_prompts_of_one_scope(tmp_path: Path) -> None:
+    def embed(texts: Any) -> Any:
+        return np.array([[1.0, 0.0] if "near" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
+
+    found = estimate(tmp_path, [{"prompt": p} for p in ("near 1", "near 2", "far", "near 1")], embed)
+    assert found.sampled == 3
+    assert found.semantic_rate == pytest.approx(1 / 3)
+    apart = [{"body": {"messages": [{"role": "system", "content": s}, {"role": "user", "content": f"near {s}"}]}} for s in "ab"]
+    assert estimate(tmp_path, [*apart], embed).semantic_rate == 0
