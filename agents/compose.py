@@ -109,8 +109,11 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
     )
 
 
-def compose(settings: Settings, folder: Path) -> WorkerParts:
-    """Raises `ConfigError` where the settings can't work. Takes seconds where an embedder is loaded."""
+def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
+    """The parts of the worker with this index. Takes seconds where an embedder is loaded.
+
+    Raises `ConfigError` where the settings can't work.
+    """
     if not settings.brokers:
         raise ConfigError("a worker needs KAFKA_BROKERS; `inference-engine up` starts a Kafka and workers together")
     providers = build_providers(
@@ -145,6 +148,7 @@ def compose(settings: Settings, folder: Path) -> WorkerParts:
         permits=permits_of(settings),
         call=CallSettings(max_attempts=settings.max_attempts, call_timeout_s=settings.call_timeout_seconds, max_record_bytes=6_000_000),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
+        metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
     )
 
@@ -155,9 +159,14 @@ async def run_worker(settings: Settings, *, state_file: Path | None = None, inde
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     folder = DataFolder(settings.data_dir)
-    state_file = state_file or folder.state_file(f"worker-{index}")
+    if state_file is None:
+        state_file = folder.state_file(f"worker-{index}")
+    elif (named := state_file.stem.rpartition("-")[2]).isdecimal():
+        index = int(named)
+    if settings.enable_tracing:
+        log.warning("ENABLE_TRACING is set, but this version writes no spans; metrics are on PROMETHEUS_PORT")
     data = folder.child_data(state_file.stem)
-    parts = await asyncio.to_thread(compose, settings, data)
+    parts = await asyncio.to_thread(compose, settings, data, index)
 
     def ready(port: int) -> None:
         write_state(state_file, port=port)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ..pipeline.errors import ConfigError
+
 if TYPE_CHECKING:
     from .worker import Worker
 
@@ -23,7 +25,13 @@ class Health:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(
+                f"port {port} of the worker's metrics is taken ({error}): set PROMETHEUS_PORT to a free one, or to none"
+            ) from error
         self._runner = runner
         return int(runner.addresses[0][1])
 

@@ -13,6 +13,7 @@ from ..schemas.record import Lane, Record
 from ..schemas.requests import Call, Identity, Lookup, Miss
 from ..schemas.responses import ResponseLine
 from ..schemas.topics import Topics
+from .metrics import observe_cost, observe_response
 from .packer import WAIT_S, Append, Packer, settle
 
 R = TypeVar("R", bound=Record)
@@ -78,11 +79,13 @@ class Sends:
         return self._put(self._box.packers.vectors, record.scope, record, WAIT_S[lane])
 
     def cost(self, event: CostEvent, lane: Lane) -> None:
+        observe_cost(event)
         # Rows need no order: one tenant's are spread, so that a big tenant does not wait for itself.
         partition = zlib.crc32(event.event_id.encode()) % self._box.partitions
         self._keep(self._box.packers.costs.put(partition, event, WAIT_S[lane]))
 
     def response(self, identity: Identity, line: ResponseLine) -> None:
+        observe_response(line)
         value = line.model_dump_json().encode()
         self._futures.append(asyncio.ensure_future(self._box.append(self._box.topics.responses, identity.key, value)))
 

@@ -30,6 +30,7 @@ from .dead_letters import dead_letter_headers
 from .embed import EmbedStage
 from .exact import ExactStage
 from .ingest import IngestStage
+from .metrics import DEAD_LETTERS
 from .pending import Group, Pending
 from .respond import RespondStage
 from .route import RouteStage, guarded
@@ -69,6 +70,7 @@ def build_topology(
     """Binds every stage to its edge. `limits`: how many records of a stage may be in work at once."""
 
     async def dead(event: Delivered, error: DeadLetter) -> None:
+        DEAD_LETTERS.labels(event.topic, error.error_class).inc()
         await app.append(topics.dead_letters, event.key, event.value or b"", headers=dead_letter_headers(event, error))
 
     def agent(name: str, *names: str, handle: Handle) -> None:

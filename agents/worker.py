@@ -95,6 +95,8 @@ class WorkerParts:
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
+    metrics_port: int = 0
+    """Of health and metrics, on loopback; 0: any free one."""
 
 
 def now_ms() -> int:
@@ -232,7 +234,7 @@ class Worker:
         await self.controls.start()
         if self.shards is not None:
             await self.shards.start()
-        port = await health.start()
+        port = await health.start(parts.metrics_port)
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
         try:
             await run_app(self.app, stop=stop)
