@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from ..connectors.crash_points import crash_at
 from ..pipeline import exact
 from ..pipeline.respond import Clerk, error_event, error_line, failed, follower_outcome
 from ..schemas import packets
@@ -113,6 +114,7 @@ class ExactStage:
         for lookup in members:
             batch.look_up(lookup)
         await batch.settle()
+        crash_at("after_join")
 
     async def on_answers(self, event: Delivered) -> None:
         """Stores what may be kept and releases everyone who waits."""
@@ -125,6 +127,7 @@ class ExactStage:
         while todo:
             served = [key for record in todo for key in batch.release(record)]
             await batch.settle()
+            crash_at("after_fan_out")
             batch = _Batch(self, event.partition)
             batch.forget(served)
             # Whoever joined meanwhile is served in the next round; a flight ends when nobody is left, without a pause in between.
@@ -213,6 +216,7 @@ class _Batch:
                 self._take_over(record, row)
                 continue  # keeps waiting, for a flight of its own
             self._serve(row, record)
+            crash_at("in_fan_out")
             served.append(key)
         return served
 

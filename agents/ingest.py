@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ..connectors.crash_points import crash_at
 from ..pipeline.ingest import BadRequest, Door, admit
 from ..pipeline.respond import error_event, error_line
 from ..schemas.answers import ErrorInfo
@@ -49,6 +50,7 @@ class IngestStage:
             raise DeadLetter(str(error), error_class=error.code) from error
         sends.lookup(Lookup(request=request))
         await sends.settle()
+        crash_at("after_lookup")
 
     async def _refuse(self, tenant: str, error: BadRequest, now_ms: int) -> None:
         """The author is told, as far as the record says who that is."""

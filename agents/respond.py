@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from ..connectors.crash_points import crash_at
 from ..pipeline.respond import Clerk
 from ..schemas import packets
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
@@ -47,3 +48,4 @@ class RespondStage:
             if outcome.cost is not None:
                 sends.cost(outcome.cost, lane)
         await sends.settle()
+        crash_at("after_outcome")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from ..connectors.crash_points import crash_at
 from ..pipeline import vectors
 from ..pipeline.errors import EngineError
 from ..pipeline.respond import failed
@@ -43,6 +44,7 @@ class RouteStage:
                 leaders.append(leader)
         # A leader whose call is not durable yet must not be followed: its followers could wait for nobody.
         await sends.settle()
+        crash_at("after_route")
         self._sent(leaders)
 
     def _follow(self, sends: Sends, group: Group) -> None:

@@ -2,11 +2,25 @@
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..pipeline.errors import ConfigError
 
-POINTS = frozenset({"before_intent", "after_intent", "after_send", "after_completion", "before_ack"})
+POINTS: Mapping[str, str] = {
+    "after_lookup": "ingest: the lookup is durable, the request is not acknowledged",
+    "after_join": "exact: the waiter's row and the miss are durable, the lookup is not acknowledged",
+    "after_route": "route: the calls are durable, the misses are not acknowledged",
+    "before_intent": "call: everything is decided, nothing is written",
+    "after_intent": "call: the intent is committed, nothing is sent",
+    "after_send": "call: the answer is here and paid for, nothing is written",
+    "after_completion": "call: the completion is durable, nothing is acknowledged",
+    "before_ack": "call: done, not acknowledged",
+    "after_outcome": "respond: the answer and its cost are durable, the completion is not acknowledged",
+    "in_fan_out": "exact: some of those who wait for an answer have been sent it",
+    "after_fan_out": "exact: everyone has it, and their rows still say that they wait",
+}
+"""Name -> the stage, and what is durable there."""
 
 
 @dataclass(slots=True)
