@@ -1,0 +1,288 @@
+"""One run: an engine, its provider and its workers on a broker; rows to ask; and everything that is left, gathered as evidence."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from inference_engine.agents.names import app_id
+from inference_engine.schemas import packets
+from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Identity
+
+from ..e2e.engine import PARTITIONS, Engine, Process, row
+from ..e2e.provider import Provider
+from ..e2e.waiting import until
+from .evidence import Asked, Billed, Evidence, Placed, Snapshot, Stored
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "gpt-4o-mini"
+SECRET = "sk-secret-of-the-fault-tests"
+TENANTS = ("acme", "globex")
+SETTINGS = {
+    "CALL_TIMEOUT_SECONDS": "3",
+    "MAX_ATTEMPTS": "4",
+    "MAX_IN_FLIGHT": "64",
+    "OPENAI_API_KEY": SECRET,
+    "ANTHROPIC_API_KEY": SECRET,
+}
+
+
+@dataclass
+class Stage:
+    """Made by `Stage.create`, ended by `close`."""
+
+    engine: Engine
+    provider: Provider
+    random: random.Random
+    asked: list[Asked] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    said: dict[str, bytes] = field(default_factory=dict)
+    workers: dict[int, Process] = field(default_factory=dict)
+    sink: Process | None = None
+    _numbers: int = 0
+    _offsets: Consumer | None = None
+
+    @classmethod
+    def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, **settings: str) -> "Stage":
+        folder.mkdir(parents=True, exist_ok=True)
+        provider = Provider(folder, "--latency-ms", str(latency_ms), "--seed", str(seed))
+        provider.start()
+        name = f"f-{os.urandom(5).hex()}."
+        try:
+            engine = Engine.create(brokers, name, folder / "home", provider, **{**SETTINGS, **settings})
+        except BaseException:
+            provider.stop()
+            raise
+        return cls(engine, provider, random.Random(seed))
+
+    def close(self) -> None:
+        for process in self.workers.values():
+            if process.alive:
+                process.kill()
+        self.engine.close()
+        self.provider.stop()
+        if self._offsets is not None:
+            self._offsets.close()
+
+    # --- processes ---------------------------------------------------------------------------------------------------
+
+    def start_worker(self, index: int = 0, *, wait: bool = True, **settings: str) -> Process:
+        """A worker with the folder of its index; `wait`: until its partitions deliver."""
+        engine = self.engine
+        state, log = engine.home / f"worker-{index}.json", engine.home / "logs" / f"worker-{index}.log"
+        state.unlink(missing_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as out:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.worker", str(state)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=engine.home,
+                env=engine.environment(PYTHONPATH=str(ROOT), **settings),
+            )  # fmt: skip
+        process = self.workers[index] = Process(f"worker-{index}", popen, log, state)
+        engine.processes.append(process)
+        if wait:
+            process.ready()
+        return process
+
+    def start_workers(self, count: int, **settings: str) -> None:
+        for index in range(count):
+            self.start_worker(index, wait=False, **settings)
+        for index in range(count):
+            self.workers[index].ready()
+
+    def start_sink(self) -> None:
+        self.sink = self.engine.start_sink()
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    def canary(self, tenant: str) -> str:
+        return f"canary-{tenant}-{self.engine.prefix[2:8]}"
+
+    def rows(self, count: int, *, mark: str = "", repeats: float = 0.2, **fixed: Any) -> list[tuple[Asked, dict[str, Any]]]:
+        """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant."""
+        made: list[tuple[Asked, dict[str, Any]]] = []
+        for _ in range(count):
+            tenant = self.random.choice(TENANTS)
+            number = self._numbers = self._numbers + 1
+            earlier = [a.text for a in self.asked if a.tenant == tenant]
+            again = bool(earlier) and self.random.random() < repeats
+            text = self.random.choice(earlier) if again else f"{self.canary(tenant)} {mark}question {number}"
+            options = {"job": "faults", "priority": self.random.choice(list(Lane)).value, **fixed}
+            asked = Asked(tenant, "faults", f"r{number}", MODEL, text)
+            made.append((asked, row(asked.custom_id, text, model=MODEL, **options)))
+            self.asked.append(asked)
+        return made
+
+    def ask(self, count: int, **how: Any) -> None:
+        self.send(self.rows(count, **how))
+
+    def send(self, rows: Iterable[tuple[Asked, Mapping[str, Any]]]) -> None:
+        """Returns when the broker has them."""
+        rows = list(rows)
+        for tenant in {asked.tenant for asked, _ in rows}:
+            self.engine.produce([line for asked, line in rows if asked.tenant == tenant], tenant=tenant)
+
+    def while_asking(self, work: Callable[[], None], *, every_s: float = 0.5, count: int = 8, **how: Any) -> None:
+        """Asks on while `work` breaks things."""
+        done = threading.Event()
+        failed: list[BaseException] = []
+
+        def break_things() -> None:
+            try:
+                work()
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                done.set()
+
+        breaking = threading.Thread(target=break_things, daemon=True)
+        breaking.start()
+        while not done.wait(every_s):
+            self.ask(count, **how)
+        breaking.join()
+        if failed:
+            raise failed[0]
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def responded(self) -> set[tuple[str, str, str]]:
+        return {(line.engine.tenant, line.engine.job, line.custom_id) for line in self.engine.responses()}
+
+    def wait_for(self, responses: int, within_s: float = 90) -> None:
+        until(lambda: len(self.responded()) >= responses, f"{responses} responses", within_s=within_s)
+
+    def drain(self, within_s: float = 120) -> float:
+        """Returns after how many seconds every id had its response; then waits until the workers and the sink are done."""
+        begin = time.monotonic()
+        wanted = {a.key for a in self.asked}
+        try:
+            until(lambda: wanted <= self.responded(), "every id has a response", within_s=within_s)
+        except AssertionError:
+            return float("inf")
+        took = time.monotonic() - begin
+        until(self._idle, "the workers have committed all that there is", within_s=60)
+        if self.sink is not None:
+            until(self._stored_all, "the sink has stored all costs", within_s=60)
+        return took
+
+    def _idle(self) -> bool:
+        now = self.snapshot()
+        return all(now.committed.get(tp, 0) >= end for tp, end in now.ends.items() if tp[0] in self._worked)
+
+    def _stored_all(self) -> bool:
+        group = f"{self.engine.prefix}inference-engine-sink"
+        topic = self.engine.topics.costs
+        wanted = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+        admin = AdminClient({"bootstrap.servers": self.engine.brokers, "log_level": 0})
+        listed = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])[group].result(10)
+        at = {tp.partition: tp.offset for tp in listed.topic_partitions}
+        return all(at[p] >= self._watermarks(topic, p)[1] or self._watermarks(topic, p)[1] == 0 for p in range(PARTITIONS))
+
+    @property
+    def _worked(self) -> list[str]:
+        t = self.engine.topics
+        return [t.requests, t.lookups, t.answers, t.ledger, *(t.misses(lane) for lane in Lane), *(t.calls(lane) for lane in Lane)]
+
+    def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        if self._offsets is None:
+            self._offsets = Consumer(
+                {
+                    "bootstrap.servers": self.engine.brokers,
+                    "group.id": app_id(self.engine.topics),
+                    "enable.auto.commit": False,
+                    "log_level": 0,
+                }
+            )
+        low, high = self._offsets.get_watermark_offsets(TopicPartition(topic, partition), timeout=15)
+        return low, high
+
+    def snapshot(self) -> Snapshot:
+        """Committed offsets first: what they promise must be durable by now."""
+        topics = self._worked
+        self._watermarks(topics[0], 0)
+        assert self._offsets is not None
+        asked = [TopicPartition(topic, p) for topic in topics for p in range(PARTITIONS)]
+        committed = {(tp.topic, tp.partition): tp.offset for tp in self._offsets.committed(asked, timeout=15) if tp.offset >= 0}
+        ends = {(topic, p): self._watermarks(topic, p)[1] for topic in topics for p in range(PARTITIONS)}
+        return Snapshot(committed, ends)
+
+    def note(self) -> None:
+        """Keeps a snapshot for the evidence."""
+        self.snapshots.append(self.snapshot())
+
+    def listen(self) -> None:
+        """Keeps the metrics and the health of the workers for the evidence."""
+        for index, process in self.workers.items():
+            if process.alive:
+                self.said[f"health of worker {index}"] = orjson.dumps(process.health())
+
+    # --- evidence ----------------------------------------------------------------------------------------------------
+
+    def bill(self) -> tuple[Billed, ...]:
+        path = self.provider.bill_file
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return tuple(Billed(d["prompt"], d["model"], d["request_id"], d["client_id"], d["pico"]) for d in map(orjson.loads, lines))
+
+    def evidence(self) -> Evidence:
+        engine, topics = self.engine, self.engine.topics
+        calls = [topic for lane in Lane for topic in [topics.calls(lane)]]
+        return Evidence(
+            asked=tuple(self.asked),
+            responses=tuple(engine.responses()),
+            ledger=tuple(self._members(topics.ledger, packets.ledger)),
+            bill=self.bill(),
+            stored=self._stored() if self.sink is not None else None,
+            requests=tuple(self._identities()),
+            lookups=tuple(
+                Placed(p.topic, p.partition, p.offset, p.member.request.identity) for p in self._members(topics.lookups, packets.lookups)
+            ),
+            calls=tuple(
+                Placed(p.topic, p.partition, p.offset, p.member.request.flight) for t in calls for p in self._members(t, packets.calls)
+            ),
+            snapshots=tuple(self.snapshots),
+            words={**self._logs(), **self.said},
+            secrets=(SECRET,),
+            canaries={tenant: self.canary(tenant) for tenant in TENANTS},
+            max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
+        )
+
+    def _members(self, topic: str, codec: Any) -> Iterable[Placed[Any]]:
+        for found in sorted(self.engine.raw(topic), key=lambda f: (f.partition, f.offset)):
+            for member in codec.decode(found.value or b""):
+                yield Placed(topic, found.partition, found.offset, member)
+
+    def _identities(self) -> Iterable[Placed[Identity]]:
+        known = {a.key for a in self.asked}
+        topic = self.engine.topics.requests
+        for found in self.engine.raw(topic):
+            tenant = dict(found.headers).get("tenant", b"local").decode(errors="replace")
+            try:
+                line = orjson.loads(found.value or b"")
+                key = (tenant, line["engine"]["job"], line["custom_id"])
+            except (ValueError, KeyError, TypeError):
+                continue  # poison: what becomes of it is looked at by its own test
+            if key in known:
+                yield Placed(topic, found.partition, found.offset, Identity(tenant=key[0], job=key[1], custom_id=key[2]))
+
+    def _stored(self) -> tuple[Stored, ...]:
+        query = "SELECT event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap) FROM cost_events LIMIT 1000000"
+        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4])) for r in self.engine.sink_sql(query))
+
+    def _logs(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.engine.home / "logs").glob("*.log")}
+
+
+def _pico(dollars: str) -> int:
+    whole, _, part = dollars.partition(".")
+    return int(whole + part.ljust(12, "0"))
