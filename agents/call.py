@@ -8,6 +8,7 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -27,24 +28,47 @@ from .packer import WAIT_S
 
 log = structlog.get_logger(__name__)
 
+STOPPING = "the worker stops: the next owner of the partition takes up the call"
+
 
 class CallStage:
     """Pays for the calls of the ledger partitions that this worker owns."""
 
     def __init__(self, parts: CallParts) -> None:
         self.parts = parts
-        self._paying: set[asyncio.Task[Tried]] = set()
+        self._paying: set[asyncio.Task[Tried | None]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
-        """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more:
-        the call must stay unacknowledged. `is_current`: is the event that brought the call still ours?"""
-        owned = await self.parts.ledger.owned(partition)
-        async with owned.one_at_a_time(call.request.flight):
-            await _Payment(self.parts, owned, call, lane, is_current, self._detached).settle()
+        """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more, or the
+        worker stops: the call must stay unacknowledged. `is_current`: is the event that brought the call still ours?"""
+        if self._stopping:
+            raise Stale(STOPPING)
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            owned = await self.parts.ledger.owned(partition)
+            async with owned.one_at_a_time(call.request.flight):
+                await _Payment(self.parts, owned, call, lane, is_current, self._detached).settle()
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise Stale(STOPPING) from None
+            raise
+        finally:
+            self._waiting.discard(task)
         crash_at("before_ack")
 
     async def drain(self, grace_s: float) -> int:
-        """Waits for the calls under way to write what they cost; returns how many were cut short and stay open."""
+        """Begins no more payments, and waits for those under way to write what they cost: so the producer must still run.
+
+        Returns how many were cut short and stay open in the ledger: the next owner settles them, and it answers from the ledger
+        what was paid here.
+        """
+        self._stopping = True
+        for waiting in self._waiting:
+            waiting.cancel()
         if not self._paying:
             return 0
         _, late = await asyncio.wait(self._paying, timeout=grace_s)
@@ -53,7 +77,7 @@ class CallStage:
         await asyncio.gather(*late, return_exceptions=True)
         return len(late)
 
-    async def _detached(self, work: Awaitable[Tried]) -> Tried:
+    async def _detached(self, work: Awaitable[Tried | None]) -> Tried | None:
         # A call that is sent is paid: losing the partition, or a stopping worker, must not lose its answer.
         task = asyncio.ensure_future(work)
         self._paying.add(task)
@@ -71,7 +95,7 @@ class _Payment:
         call: Call,
         lane: Lane,
         is_current: IsCurrent,
-        detached: Callable[[Awaitable[Tried]], Awaitable[Tried]],
+        detached: Callable[[Awaitable[Tried | None]], Awaitable[Tried | None]],
     ) -> None:
         self._p = parts
         self._owned = owned
@@ -203,15 +227,30 @@ class _Payment:
         if permit is None:
             return False
         try:
-            intent = await self._intend(model, cap_pico)
-        except BaseException:
-            permit.release()
-            raise
-        if intent is None:
-            permit.release()
+            # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
+            tried = await self._detached(self._attempt(model, cap_pico, permit))
+        except Unavailable as error:
+            log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
+            await self._rest(None)
             return False
-        attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit)
-        return await self._after(await self._detached(attempt.run()))
+        return False if tried is None else await self._after(tried)
+
+    async def _attempt(self, model: Model, cap_pico: int, permit: Permit) -> Tried | None:
+        """None where nothing may be sent now: decide again. Raises `Unavailable` where the intent was rolled back."""
+        intending, flight = self._owned.intending, self._request.flight
+        try:
+            if flight in intending:
+                raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
+            intending.add(flight)
+            try:
+                intent = await self._intend(model, cap_pico)
+            finally:
+                intending.discard(flight)
+            if intent is None:
+                return None
+            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit).run()
+        finally:
+            permit.release()
 
     async def _permit(self, model: Model) -> Permit | None:
         """None where the deadline passed while waiting."""
@@ -244,12 +283,7 @@ class _Payment:
             timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
-        try:
-            await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
-        except Unavailable as error:
-            log.warning("an intent was rolled back, nothing was sent", flight=flight, reason=str(error))
-            await self._rest(None)
-            return None
+        await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
         crash_at("after_intent")
         return intent
 

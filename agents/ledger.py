@@ -52,6 +52,8 @@ class OwnedLedger:
     replayed: bool = False
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lost: Stale | None = None
+    intending: set[str] = field(default_factory=set)
+    """Flights whose next intent is on its way to the log: the ledger does not know of it yet."""
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
 

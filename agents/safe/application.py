@@ -24,6 +24,7 @@ from .tables import SafeTableManager
 log = logging.getLogger(__name__)
 
 PartitionsCallback = Callable[[frozenset[int]], Awaitable[None]]
+StopCallback = Callable[[], Awaitable[object]]
 
 
 class _Boot(BootStrategy):
@@ -44,6 +45,7 @@ class SafeApp(faust.App):
         self.safe_tables: list[SafeTable] = []
         self.assigned_callbacks: list[PartitionsCallback] = []
         self.revoked_callbacks: list[PartitionsCallback] = []
+        self.stopping_callbacks: list[StopCallback] = []
         self._memory = memory
         self._timings = timings
         self._membership: Membership | None = None
@@ -94,6 +96,11 @@ class SafeApp(faust.App):
     def on_revoked(self, callback: PartitionsCallback) -> PartitionsCallback:
         """`callback` is awaited with partition numbers that are no longer ours, or may have been somebody else's meanwhile."""
         self.revoked_callbacks.append(callback)
+        return callback
+
+    def on_stopping(self, callback: StopCallback) -> StopCallback:
+        """`callback` is awaited when the worker stops: no new handlers begin, those at work may end, and `append` still works."""
+        self.stopping_callbacks.append(callback)
         return callback
 
     # -- for health and tests
@@ -187,7 +194,9 @@ class SafeApp(faust.App):
         await self.membership.stop()
         self.membership.suspend()
         intakes = self.consumer_of_records.intakes
-        await asyncio.gather(*(intake.idle(self._timings["drain_s"]) for intake in intakes))
+        await asyncio.gather(
+            *(stopping() for stopping in self.stopping_callbacks), *(intake.idle(self._timings["drain_s"]) for intake in intakes)
+        )
         await asyncio.gather(*(intake.cancel() for intake in intakes))
         await asyncio.gather(*(table.finish(self._timings["drain_s"]) for table in self.safe_tables))
         await self.consumer_of_records.commit()

@@ -133,7 +133,7 @@ class Intake:
             try:
                 await self._attempt(event)
             except Stale:
-                if not await self._app.membership.still_ours(event.claim):
+                if self._app.should_stop or not await self._app.membership.still_ours(event.claim):
                     return
             except Exception:
                 delay = random.uniform(0, min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**attempt))  # full jitter

@@ -6,9 +6,9 @@ OversizedRow  a table row that the broker would refuse; nothing was written
 anything else is retried for as long as the event is current
 """
 
+from ...pipeline.errors import Stale
 
-class Stale(Exception):
-    """The partition belongs to another worker, or may soon: nothing more may be done for this event here."""
+__all__ = ["DeadLetter", "OversizedRow", "Stale"]
 
 
 class DeadLetter(Exception):

@@ -425,3 +425,24 @@ def test_an_outcome_is_written_however_long_the_broker_is_away() -> None:
     run(main())
     assert world.kinds() == ["intent", "completion"]
     assert len(world.provider.calls) == 1
+
+
+def test_a_stopping_worker_writes_down_the_calls_in_flight_and_begins_no_others() -> None:
+    async def slow(_model: Model, _number: int) -> ProviderReply:
+        await asyncio.sleep(8)
+        return REPLY
+
+    world = World(provider=Bill(slow), permits=dict.fromkeys(Lane, 1))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            sent, waits = one.start(call("r1")), one.start(call("r2"))
+            await world.provider.reached.wait()
+            assert await one.stage.drain(20) == 0
+            for task in (sent, waits, one.start(call("r3"))):
+                with pytest.raises(Stale):
+                    await task
+
+    run(main())
+    assert world.kinds() == ["intent", "completion"]
+    assert len(world.provider.calls) == 1

@@ -115,7 +115,7 @@ async def test_stale_raised_while_the_partition_is_ours_is_tried_again(bench: Be
     async def doubtful(event: Delivered) -> None:
         attempts.append(event)
         if len(attempts) == 1:
-            raise Stale
+            raise Stale("the partition moved on")
 
     bench.agent(app, "in", doubtful)
     async with bench.running(app):

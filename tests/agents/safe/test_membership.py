@@ -80,7 +80,7 @@ async def test_event_of_a_kept_partition_survives_a_rebalance_and_of_a_lost_one_
             await gate.wait()
             if not event.current:
                 doubted.append(event.partition)
-                raise Stale
+                raise Stale("the partition moved on")
             ended.append((worker, event.partition))
 
         return wait_for_gate
