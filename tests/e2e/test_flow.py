@@ -1,0 +1,37 @@
+"""The whole flow: every request is answered once, with the answer to its own prompt, and paid once."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+
+from .engine import MODEL, Engine, read_rows, row, text_of, times, write_rows
+
+
+def prompts(tag: str, count: int) -> list[str]:
+    return [f"{tag}: what is the answer number {i}?" for i in range(count)]
+
+
+def test_every_request_gets_exactly_one_distinct_response_with_the_answer_to_its_prompt(shared: Engine) -> None:
+    texts = prompts("once", 200)
+    answers = shared.ask("once", [row(f"r{i}", text) for i, text in enumerate(texts)])
+    again = shared.ask("once-again", [row(f"r{i}", text) for i, text in enumerate(reversed(texts))])
+    assert all(len(found) == 1 for found in shared.distinct("once").values())
+    assert shared.distinct("once").keys() == {f"r{i}" for i in range(200)}
+    assert len({text_of(line) for line in answers.values()}) == 200
+    assert [text_of(again[f"r{199 - i}"]) for i in range(200)] == [text_of(answers[f"r{i}"]) for i in range(200)]
+
+
+def test_exact_repeats_are_paid_once_and_all_accounts_agree_to_the_last_digit(shared: Engine, tmp_path: Path) -> None:
+    texts = prompts("repeats", 60)
+    rows = [row(f"r{i}", texts[i % 60], user_id=f"u{i % 3}") for i in range(180)]
+    source, target, report = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "report.json"
+    ended = shared.run(source, target, "--tenant", "repeats", "--json-report", str(report))
+    assert ended.code == 0, ended.err
+    lines = read_rows(target)
+    assert [line["custom_id"] for line in lines] == [f"r{i}" for i in range(180)]
+    assert all(text_of(lines[i]) == text_of(lines[i % 60]) for i in range(180))
+    assert times(shared.provider.billed(MODEL, texts).elements()) == {1: 60}
+    charged = shared.provider.charged(MODEL, texts)
+    numbers = orjson.loads(report.read_bytes())
+    assert int(Decimal(str(numbers["cost_usd"])).scaleb(12)) == charged
