@@ -13,9 +13,8 @@ from typing import Any
 from openai import AsyncOpenAI
 
 
-async def answer_file(source: Path, target: Path, base_url: str, in_flight: int) -> tuple[int, float]:
-    """Answered requests, and seconds from the first request to the last answer on disk."""
-    requests: list[dict[str, Any]] = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+async def ask_all(requests: list[dict[str, Any]], base_url: str, in_flight: int) -> list[str]:
+    """The answers, one JSON line each."""
     semaphore = asyncio.Semaphore(in_flight)
     async with AsyncOpenAI(api_key="x", base_url=base_url, max_retries=0) as client:
 
@@ -24,10 +23,7 @@ async def answer_file(source: Path, target: Path, base_url: str, in_flight: int)
                 reply = await client.chat.completions.create(**request["body"])
             return json.dumps({"custom_id": request["custom_id"], "body": reply.model_dump()})
 
-        began = time.perf_counter()
-        lines = await asyncio.gather(*(ask(request) for request in requests))
-        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return len(lines), time.perf_counter() - began
+        return await asyncio.gather(*(ask(request) for request in requests))
 
 
 def main() -> None:
@@ -37,8 +33,11 @@ def main() -> None:
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--in-flight", type=int, default=256)
     given = parser.parse_args()
-    answered, seconds = asyncio.run(answer_file(given.source, given.target, given.base_url, given.in_flight))
-    print(json.dumps({"answered": answered, "seconds": seconds, "cpu_s": time.process_time()}))
+    requests = [json.loads(line) for line in given.source.read_text("utf-8").splitlines()]
+    began = time.perf_counter()
+    lines = asyncio.run(ask_all(requests, given.base_url, given.in_flight))
+    given.target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(json.dumps({"answered": len(lines), "seconds": time.perf_counter() - began, "cpu_s": time.process_time()}))
 
 
 if __name__ == "__main__":
