@@ -50,6 +50,8 @@ class Stage:
     said: dict[str, bytes] = field(default_factory=dict)
     workers: dict[int, Process] = field(default_factory=dict)
     sink: Process | None = None
+    broken_at: float = 0.0
+    """Of the last fault, by the monotonic clock."""
     _numbers: int = 0
     _offsets: Consumer | None = None
 
@@ -124,6 +126,16 @@ class Stage:
             self.asked.append(asked)
         return made
 
+    def again(self, earlier: Iterable[Asked], **fixed: Any) -> list[tuple[Asked, dict[str, Any]]]:
+        """The same prompts under ids of their own."""
+        made: list[tuple[Asked, dict[str, Any]]] = []
+        for a in earlier:
+            self._numbers += 1
+            asked = Asked(a.tenant, a.job, f"r{self._numbers}", a.model, a.text)
+            made.append((asked, row(asked.custom_id, a.text, model=a.model, job=a.job, **fixed)))
+            self.asked.append(asked)
+        return made
+
     def ask(self, count: int, **how: Any) -> None:
         self.send(self.rows(count, **how))
 
@@ -162,9 +174,13 @@ class Stage:
     def wait_for(self, responses: int, within_s: float = 90) -> None:
         until(lambda: len(self.responded()) >= responses, f"{responses} responses", within_s=within_s)
 
+    def until_called(self, calls: int) -> None:
+        """Returns once so many calls have been intended and have no outcome."""
+        until(lambda: len(self.engine.ledger().open) >= calls, f"{calls} calls are under way")
+
     def drain(self, within_s: float = 120) -> float:
-        """Returns after how many seconds every id had its response; then waits until the workers and the sink are done."""
-        begin = time.monotonic()
+        """Returns how many seconds after the last fault every id had its response; then waits until workers and sink are done."""
+        begin = self.broken_at or time.monotonic()
         wanted = {a.key for a in self.asked}
         try:
             until(lambda: wanted <= self.responded(), "every id has a response", within_s=within_s)
@@ -218,7 +234,8 @@ class Stage:
         return Snapshot(committed, ends)
 
     def note(self) -> None:
-        """Keeps a snapshot for the evidence."""
+        """Something was broken just now: keeps a snapshot for the evidence, and the time, from which the drain counts."""
+        self.broken_at = time.monotonic()
         self.snapshots.append(self.snapshot())
 
     def listen(self) -> None:

@@ -1,0 +1,120 @@
+"""Faults of processes: killed at a named point or at any time, stopped and woken, coming and going."""
+
+import signal
+import time
+
+from inference_engine.connectors.crash_points import POINTS
+
+from .play import Fault, Play, Scene
+
+ROWS = 120
+
+
+def at(point: str) -> Play:
+    """One of two workers dies at the point, as after a power cut, and comes back."""
+
+    def play(scene: Scene) -> None:
+        stage = scene.stage
+        stage.start_sink()
+        stage.start_worker(0, wait=False, CRASH_AT=f"{point}:4")
+        stage.start_worker(1)
+        stage.ask(ROWS, repeats=0.4)
+        assert stage.workers[0].wait(60) == -signal.SIGKILL, stage.workers[0].tail()
+        stage.note()
+        stage.start_worker(0)
+        stage.ask(ROWS // 4)
+
+    return play
+
+
+def random_kills(scene: Scene) -> None:
+    """Three workers; each of five times one of them is killed, and comes back at once."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_workers(3)
+
+    def work() -> None:
+        for _ in range(5):
+            time.sleep(stage.random.uniform(0.3, 3.0))
+            index = stage.random.randrange(3)
+            stage.workers[index].kill()
+            stage.note()
+            stage.start_worker(index, wait=False)
+
+    stage.while_asking(work)
+
+
+def zombie(scene: Scene) -> None:
+    """A worker stands still for longer than its session, with calls under way, and wakes up when others have its partitions."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_workers(2)
+    stage.ask(ROWS)
+    stage.wait_for(10)
+    still = stage.workers[0]
+    still.popen.send_signal(signal.SIGSTOP)
+    stage.note()
+    stage.ask(ROWS // 2)
+    time.sleep(12)
+    still.popen.send_signal(signal.SIGCONT)
+    stage.ask(ROWS // 2)
+
+
+def churn(scene: Scene) -> None:
+    """Every two seconds a worker joins, or one leaves as it should."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0)
+
+    def work() -> None:
+        for turn in range(8):
+            time.sleep(2)
+            index = 1 + turn % 3
+            worker = stage.workers.get(index)
+            if worker is not None and worker.alive:
+                worker.terminate()
+            else:
+                stage.start_worker(index, wait=False)
+            stage.note()
+
+    stage.while_asking(work)
+
+
+def hot_key(scene: Scene) -> None:
+    """Hundreds wait for ten answers; the worker dies while it sends them out, three times."""
+    stage = scene.stage
+    stage.start_sink()
+    first = stage.rows(10, repeats=0)
+    hot = [asked for asked, _ in first]
+    stage.send(first)
+    stage.send(stage.again(hot * 20))
+    for point in ("in_fan_out:40", "in_fan_out:90", "after_fan_out:2"):
+        stage.start_worker(0, wait=False, CRASH_AT=point)
+        stage.send(stage.again(hot * 10))
+        assert stage.workers[0].wait(90) == -signal.SIGKILL, stage.workers[0].tail()
+        stage.note()
+    stage.start_worker(0)
+
+
+def stopped_with_hung_calls(scene: Scene) -> None:
+    """SIGTERM while the provider answers nobody: the worker ends in time, and the next one settles what it left."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0)
+    stage.provider.fail("hang")
+    stage.ask(40)
+    stage.until_called(10)
+    assert stage.workers[0].stop(45) == 0, stage.workers[0].tail()
+    stage.note()
+    stage.provider.heal()
+    stage.start_worker(0)
+
+
+KILLS = (
+    *(Fault(f"crash at {point}", at(point)) for point in POINTS),
+    Fault("random kills", random_kills, seeded=True),
+    Fault("zombie", zombie, seeded=True),
+    Fault("workers come and go", churn, seeded=True),
+    Fault("hot key, killed in its fan-out", hot_key),
+    Fault("SIGTERM with hung calls", stopped_with_hung_calls),
+)
