@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .broker import Broker
+from .invariants import Violation
 from .matrix import MATRIX
 from .play import Fault, Outcome, run
 
@@ -58,7 +59,12 @@ def run_all(faults: Sequence[Fault], given: argparse.Namespace) -> list[Outcome]
 
 def told(fault: Fault, seed: int, broker: Broker, keep: Path | None) -> Outcome:
     begin = time.monotonic()
-    outcome = run(fault, seed, broker.bootstrap, broker, keep)
+    try:
+        outcome = run(fault, seed, broker.bootstrap, broker, keep)
+    except Exception as error:
+        # One fault that could not be played must not hide what the others show.
+        err.print_exception()
+        outcome = Outcome(fault.name, seed, 0, 0, 0, 0, 0, 0, 0.0, (Violation("played", f"it could not be played: {error!r}"[:300]),))
     took = time.monotonic() - begin
     err.print(
         f"{fault.name}, seed {seed}: {outcome.requests} requests, {outcome.lost} lost, drained in {outcome.drain_s:.1f} s ({took:.0f} s)",

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ class Fault:
 
     name: str
     play: Play
+    check: Callable[[Scene], Iterable[str]] = lambda _: ()
+    """What must hold besides the invariants; says what is wrong."""
     settings: Mapping[str, str] = field(default_factory=dict)
     latency_ms: int = 100
     drain_s: float = 120.0
@@ -78,17 +80,19 @@ def run(fault: Fault, seed: int, brokers: str, broker: Broker | None, kept: Path
     with home(kept, f"{fault.name}-{seed}".replace(":", "-").replace(" ", "-")) as folder:
         stage = Stage.create(brokers, folder, seed=seed, latency_ms=fault.latency_ms, **fault.settings)
         try:
-            fault.play(Scene(stage, broker))
+            scene = Scene(stage, broker)
+            fault.play(scene)
             drained = stage.drain(fault.drain_s)
             stage.listen()
-            return judge(fault, seed, stage, drained)
+            own = [Violation("check", what) for what in fault.check(scene)]
+            return judge(fault, seed, stage, drained, own)
         finally:
             stage.close()
 
 
-def judge(fault: Fault, seed: int, stage: Stage, drained: float) -> Outcome:
+def judge(fault: Fault, seed: int, stage: Stage, drained: float, own: Sequence[Violation]) -> Outcome:
     evidence = stage.evidence()
-    found = violations(evidence)
+    found = [*own, *violations(evidence)]
     if math.isinf(drained):
         found.append(Violation("drained", f"not every id had a response {fault.drain_s:.0f} s after the last fault"))
     kept = books(evidence)

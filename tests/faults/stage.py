@@ -22,6 +22,7 @@ from inference_engine.schemas.requests import Identity
 
 from ..e2e.engine import PARTITIONS, Engine, Process, row
 from ..e2e.provider import Provider
+from ..e2e.records import Writer
 from ..e2e.waiting import until
 from .evidence import Asked, Billed, Evidence, Placed, Snapshot, Stored
 
@@ -54,6 +55,8 @@ class Stage:
     """Of the last fault, by the monotonic clock."""
     _numbers: int = 0
     _offsets: Consumer | None = None
+    _writer: Writer | None = None
+    _kept: tuple[Stored, ...] | None = None
 
     @classmethod
     def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, **settings: str) -> "Stage":
@@ -111,20 +114,40 @@ class Stage:
     def canary(self, tenant: str) -> str:
         return f"canary-{tenant}-{self.engine.prefix[2:8]}"
 
-    def rows(self, count: int, *, mark: str = "", repeats: float = 0.2, **fixed: Any) -> list[tuple[Asked, dict[str, Any]]]:
-        """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant."""
+    def rows(
+        self, count: int, *, mark: str | Callable[[], str] = "", repeats: float = 0.2, body: Mapping[str, Any] | None = None, **fixed: Any
+    ) -> list[tuple[Asked, dict[str, Any]]]:
+        """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant. `mark` stands in the prompts."""
         made: list[tuple[Asked, dict[str, Any]]] = []
         for _ in range(count):
             tenant = self.random.choice(TENANTS)
             number = self._numbers = self._numbers + 1
             earlier = [a.text for a in self.asked if a.tenant == tenant]
             again = bool(earlier) and self.random.random() < repeats
-            text = self.random.choice(earlier) if again else f"{self.canary(tenant)} {mark}question {number}"
+            text = (
+                self.random.choice(earlier)
+                if again
+                else f"{self.canary(tenant)} {mark if isinstance(mark, str) else mark()}question {number}"
+            )
             options = {"job": "faults", "priority": self.random.choice(list(Lane)).value, **fixed}
             asked = Asked(tenant, "faults", f"r{number}", MODEL, text)
-            made.append((asked, row(asked.custom_id, text, model=MODEL, **options)))
+            made.append((asked, row(asked.custom_id, text, model=MODEL, body=body, **options)))
             self.asked.append(asked)
         return made
+
+    def same_again(self) -> list[tuple[Asked, dict[str, Any]]]:
+        """Every request so far under its own id, as one asks who has had no response."""
+        return [(a, row(a.custom_id, a.text, model=a.model, job=a.job)) for a in self.asked]
+
+    def write(self, topic: str, records: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> None:
+        """Records as any program could write them."""
+        if self._writer is None:
+            self._writer = Writer(self.engine.brokers)
+        self._writer.write(topic, records)
+
+    def pause(self, least_s: float, most_s: float) -> None:
+        """As long as the seed says."""
+        time.sleep(self.random.uniform(least_s, most_s))
 
     def again(self, earlier: Iterable[Asked], **fixed: Any) -> list[tuple[Asked, dict[str, Any]]]:
         """The same prompts under ids of their own."""
@@ -141,9 +164,8 @@ class Stage:
 
     def send(self, rows: Iterable[tuple[Asked, Mapping[str, Any]]]) -> None:
         """Returns when the broker has them."""
-        rows = list(rows)
-        for tenant in {asked.tenant for asked, _ in rows}:
-            self.engine.produce([line for asked, line in rows if asked.tenant == tenant], tenant=tenant)
+        records = [(a.custom_id.encode(), orjson.dumps(line), [("tenant", a.tenant.encode())]) for a, line in rows]
+        self.write(self.engine.topics.requests, [*records])
 
     def while_asking(self, work: Callable[[], None], *, every_s: float = 0.5, count: int = 8, **how: Any) -> None:
         """Asks on while `work` breaks things."""
@@ -188,13 +210,13 @@ class Stage:
             return float("inf")
         took = time.monotonic() - begin
         until(self._idle, "the workers have committed all that there is", within_s=60)
-        if self.sink is not None:
+        if self.sink is not None and self._kept is None:
             until(self._stored_all, "the sink has stored all costs", within_s=60)
         return took
 
     def _idle(self) -> bool:
         now = self.snapshot()
-        return all(now.committed.get(tp, 0) >= end for tp, end in now.ends.items() if tp[0] in self._worked)
+        return all(now.committed.get(tp, 0) >= end for tp, end in now.ends.items() if tp[0] in self.worked)
 
     def _stored_all(self) -> bool:
         group = f"{self.engine.prefix}inference-engine-sink"
@@ -206,7 +228,8 @@ class Stage:
         return all(at[p] >= self._watermarks(topic, p)[1] or self._watermarks(topic, p)[1] == 0 for p in range(PARTITIONS))
 
     @property
-    def _worked(self) -> list[str]:
+    def worked(self) -> list[str]:
+        """The topics that workers read."""
         t = self.engine.topics
         return [t.requests, t.lookups, t.answers, t.ledger, *(t.misses(lane) for lane in Lane), *(t.calls(lane) for lane in Lane)]
 
@@ -225,7 +248,7 @@ class Stage:
 
     def snapshot(self) -> Snapshot:
         """Committed offsets first: what they promise must be durable by now."""
-        topics = self._worked
+        topics = self.worked
         self._watermarks(topics[0], 0)
         assert self._offsets is not None
         asked = [TopicPartition(topic, p) for topic in topics for p in range(PARTITIONS)]
@@ -259,7 +282,7 @@ class Stage:
             responses=tuple(engine.responses()),
             ledger=tuple(self._members(topics.ledger, packets.ledger)),
             bill=self.bill(),
-            stored=self._stored() if self.sink is not None else None,
+            stored=self._kept or (self._stored() if self.sink is not None else None),
             requests=tuple(self._identities()),
             lookups=tuple(
                 Placed(p.topic, p.partition, p.offset, p.member.request.identity) for p in self._members(topics.lookups, packets.lookups)
@@ -291,6 +314,10 @@ class Stage:
                 continue  # poison: what becomes of it is looked at by its own test
             if key in known:
                 yield Placed(topic, found.partition, found.offset, Identity(tenant=key[0], job=key[1], custom_id=key[2]))
+
+    def keep_stored(self) -> None:
+        """Reads the cost store now: later it will be gone."""
+        self._kept = self._stored()
 
     def _stored(self) -> tuple[Stored, ...]:
         query = "SELECT event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap) FROM cost_events LIMIT 1000000"

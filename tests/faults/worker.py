@@ -1,8 +1,9 @@
-"""A worker as the command starts it, with shorter group timings and, on request, a clock that is wrong.
+"""A worker as the command starts it, with shorter group timings and, on request, parts that are broken.
 
     python -m tests.faults.worker STATE_FILE     settings from the environment, as for `inference-engine worker`
 
-FAULT_CLOCK_OFFSET_MS, FAULT_SESSION_S, FAULT_INTENT_SLACK_S.
+FAULT_CLOCK_OFFSET_MS: its clock is wrong by so much. FAULT_INDEX: `hash` switches the semantic tier on, with vectors of
+hashed words; `missing`, `failing` and `dimension` do the same with an index that can't be made, asked, or written to.
 """
 
 import asyncio
@@ -10,19 +11,25 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from inference_engine.agents import compose, worker
 from inference_engine.agents.names import app_id
 from inference_engine.agents.safe import SafeApp, create_app
 from inference_engine.agents.settings import load_settings
 from inference_engine.connectors.data_folder import DataFolder
+from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
+from inference_engine.connectors.qdrant import QdrantEdgeIndex
 from inference_engine.connectors.state_file import remove_state, write_state
+from inference_engine.pipeline.errors import Unavailable
+from inference_engine.pipeline.ports import Neighbour, Point, VectorIndex, Vectors
 
 OFFSET_MS = int(os.environ.get("FAULT_CLOCK_OFFSET_MS", "0"))
-SESSION_S = float(os.environ.get("FAULT_SESSION_S", "6"))
-SLACK_S = float(os.environ.get("FAULT_INTENT_SLACK_S", "3"))
+INDEX = os.environ.get("FAULT_INDEX", "")
+SESSION_S = 6.0
 
 
 def wrong_clock() -> int:
@@ -46,15 +53,50 @@ class QuickWorker(worker.Worker):
         )
 
 
-async def run(state_file: Path) -> None:
+class FailingIndex:
+    """Can't be asked, nor written to."""
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        raise Unavailable("the index of this test is down")
+
+    def search(self, tenant: str, scope: str, queries: Vectors, limit: int) -> list[list[Neighbour]]:
+        raise Unavailable("the index of this test is down")
+
+    def delete(self, ids: Sequence[str]) -> None:
+        raise Unavailable("the index of this test is down")
+
+    def count(self) -> int:
+        raise Unavailable("the index of this test is down")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def broken_index(settings: Any, folder: Path, partition: int) -> VectorIndex:
+    if INDEX == "missing":
+        raise Unavailable("the index of this test can't be made")
+    if INDEX == "failing":
+        return FailingIndex()
+    return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), settings.caching.embedding_dimension + 1)
+
+
+def break_parts() -> None:
     if OFFSET_MS:
         worker.now_ms = compose.now_ms = wrong_clock  # type: ignore[attr-defined]
+    if INDEX:
+        compose.find_embedder = lambda dimension, **_: FoundEmbedder(HashEmbedder(dimension), "")  # type: ignore[attr-defined]
+    if INDEX not in ("", "hash"):
+        compose._make_index = broken_index
+
+
+async def run(state_file: Path) -> None:
+    break_parts()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = load_settings()
     parts = compose.compose(settings, DataFolder(settings.data_dir).child_data(state_file.stem))
-    parts = replace(parts, call=replace(parts.call, intent_slack_s=SLACK_S), ledger=replace(parts.ledger, take_again_s=SESSION_S + 2))
+    parts = replace(parts, ledger=replace(parts.ledger, take_again_s=SESSION_S + 2))
 
     def ready(port: int) -> None:
         write_state(state_file, port=port)

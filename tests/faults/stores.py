@@ -1,0 +1,193 @@
+"""Faults of what lies on disk and of the stores: indexes, the cost store, local data, changelogs, clocks."""
+
+import shutil
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from inference_engine.agents.names import changelogs
+
+from ..connectors.clickhouse_http import clickhouse_http
+from ..e2e.engine import PARTITIONS
+from .play import Fault, Play, Scene
+from .proxy import Proxy, Weather
+from .stage import Stage
+
+ROWS = 80
+SEMANTIC = {"CACHE_SEMANTIC_ENABLED": "true"}
+
+
+def index(kind: str) -> Play:
+    """The vector index does not work: requests go on without the semantic tier."""
+
+    def play(scene: Scene) -> None:
+        stage = scene.stage
+        stage.start_sink()
+        stage.start_worker(0, FAULT_INDEX=kind)
+        stage.ask(ROWS, priority="standard")
+        stage.note()
+
+    return play
+
+
+def semantic_and_killed(scene: Scene) -> None:
+    """The semantic tier at work, many followers of few leaders, and workers that are killed."""
+    stage = scene.stage
+    stage.start_sink()
+    for number in range(2):
+        stage.start_worker(number, wait=False, FAULT_INDEX="hash")
+
+    def work() -> None:
+        for number in (0, 1, 0):
+            stage.pause(2.0, 4.0)
+            stage.workers[number].kill()
+            stage.note()
+            stage.start_worker(number, wait=False, FAULT_INDEX="hash")
+
+    stage.while_asking(work, body={"temperature": 0})
+
+
+def qdrant_silent(scene: Scene) -> None:
+    """A Qdrant server takes connections and answers nothing."""
+    stage = scene.stage
+    with Proxy() as proxy:
+        proxy.weather(Weather("blackhole"))
+        stage.start_sink()
+        stage.start_worker(0, FAULT_INDEX="hash", QDRANT_URL=f"http://127.0.0.1:{proxy.port}")
+        stage.ask(ROWS)
+        stage.note()
+        stage.wait_for(ROWS)
+
+
+def clickhouse_away(scene: Scene) -> None:
+    """The cost store is down from the start, comes, goes in the middle, and comes back."""
+    stage = scene.stage
+    with ExitStack() as held:
+        url = held.enter_context(clickhouse_http(stage.engine.home / "clickhouse"))
+        proxy = held.enter_context(Proxy())
+        host, _, rest = url.removeprefix("http://").partition("/")
+        proxy.to(int(host.rpartition(":")[2]))
+        proxy.weather(Weather("reset"))
+        stage.engine.settings["CLICKHOUSE_URL"] = f"http://127.0.0.1:{proxy.port}/{rest}"
+        stage.start_sink()
+        stage.start_worker(0)
+        stage.ask(ROWS)
+        stage.wait_for(ROWS)
+        proxy.weather(Weather())
+        stage.ask(ROWS)
+        stage.wait_for(ROWS + 20)
+        proxy.weather(Weather("blackhole"))
+        stage.ask(ROWS)
+        stage.wait_for(3 * ROWS)
+        proxy.weather(Weather("reset"))
+        time.sleep(2)
+        proxy.weather(Weather())
+        stage.note()
+        stage.drain()
+        stage.keep_stored()
+
+
+def sink_killed(scene: Scene) -> None:
+    """The process that owns the cost store is killed while it stores, three times."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0)
+
+    def work() -> None:
+        for _ in range(3):
+            stage.pause(0.5, 2.0)
+            assert stage.sink is not None
+            stage.sink.kill()
+            stage.note()
+            stage.start_sink()
+
+    stage.while_asking(work, count=20)
+
+
+def folder_gone(scene: Scene) -> None:
+    """A worker is killed and its data folder deleted."""
+    stage, data = killed_with_data(scene)
+    shutil.rmtree(data)
+    stage.start_worker(0)
+    stage.ask(ROWS // 2)
+
+
+def folder_corrupt(scene: Scene) -> None:
+    """A worker is killed, and every file of its data folder is overwritten from the middle on."""
+    stage, data = killed_with_data(scene)
+    for path in data.rglob("*"):
+        if path.is_file() and path.name != "lock":
+            size = path.stat().st_size
+            with path.open("r+b") as file:
+                file.seek(size // 2)
+                file.write(stage.random.randbytes(size - size // 2))
+    stage.start_worker(0)
+    stage.ask(ROWS // 2)
+
+
+def changelog_truncated(scene: Scene) -> None:
+    """All records of the changelogs are deleted while no worker runs; local rows are what is left."""
+    stage, _ = killed_with_data(scene)
+    truncate(stage)
+    stage.start_worker(0)
+    stage.ask(ROWS // 2)
+
+
+def changelog_and_folder_gone(scene: Scene) -> None:
+    """Nobody knows any more who waits: who asks again gets his answer, and nothing is paid again that was paid."""
+    stage, data = killed_with_data(scene)
+    shutil.rmtree(data)
+    truncate(stage)
+    stage.start_worker(0)
+    stage.send(stage.same_again())
+
+
+def killed_with_data(scene: Scene) -> tuple[Stage, Path]:
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0)
+    stage.ask(ROWS)
+    stage.wait_for(ROWS // 3)
+    stage.workers[0].kill()
+    stage.note()
+    return stage, stage.engine.home / "data" / "worker-0"
+
+
+def truncate(stage: Stage) -> None:
+    admin = AdminClient({"bootstrap.servers": stage.engine.brokers, "log_level": 0})
+    everything = [TopicPartition(name, p, -1) for name in changelogs(stage.engine.topics) for p in range(PARTITIONS)]
+    for deleted in admin.delete_records(everything).values():
+        deleted.result(15)
+
+
+def clocks(scene: Scene) -> None:
+    """Two workers whose clocks are an hour ahead and an hour behind take over from each other."""
+    stage = scene.stage
+    hour = 3_600_000
+    stage.start_sink()
+    stage.start_worker(0, wait=False, FAULT_CLOCK_OFFSET_MS=str(hour))
+    stage.start_worker(1, FAULT_CLOCK_OFFSET_MS=str(-hour))
+    stage.ask(ROWS)
+    stage.wait_for(10)
+    for index, offset in ((0, -hour), (1, hour)):
+        stage.workers[index].kill()
+        stage.note()
+        stage.start_worker(index, FAULT_CLOCK_OFFSET_MS=str(offset))
+        stage.ask(ROWS)
+
+
+STORES = (
+    *(Fault(f"vector index {kind}", index(kind), settings=SEMANTIC) for kind in ("missing", "failing", "dimension")),
+    Fault("Qdrant is silent", qdrant_silent, settings=SEMANTIC, drain_s=60),
+    Fault("semantic tier, workers are killed", semantic_and_killed, settings=SEMANTIC, seeded=True),
+    Fault("ClickHouse away", clickhouse_away),
+    Fault("sink killed", sink_killed, seeded=True),
+    Fault("data folder deleted", folder_gone),
+    Fault("data folder corrupt", folder_corrupt),
+    Fault("changelog truncated", changelog_truncated),
+    Fault("changelog and data folder gone", changelog_and_folder_gone),
+    Fault("clocks an hour ahead and behind", clocks),
+)
