@@ -24,6 +24,8 @@ class CoalesceSettings:
     windows: Mapping[Lane, WindowPolicy]
     group_similarity: float = 0.85
     """Cosine from which leaders are sent side by side."""
+    enabled: bool = True
+    """False: windows close as they do, and every miss is sent on its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +85,7 @@ def plan_groups(members: Sequence[Pending], settings: CoalesceSettings) -> list[
             again.append(Group(pending))
         else:
             first[fingerprint] = pending
-    if len(first) == 1:
+    if len(first) == 1 or not settings.enabled:
         return [*(Group(p) for p in first.values()), *again]
     prompts = [coalesce.Pending(key, p.text or "", p.miss.request.accepted_ms) for key, p in first.items()]
     vectors = np.stack([p.vector for p in first.values() if p.vector is not None])

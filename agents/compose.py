@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from ..connectors.data_folder import DataFolder
-from ..connectors.embedder import find_embedder
+from ..connectors.embedder import SentenceTransformerEmbedder, find_embedder
 from ..connectors.embedding_endpoint import EndpointEmbedder
 from ..connectors.models_toml import load_catalogue
 from ..connectors.providers import build_providers
@@ -70,6 +70,10 @@ def _embedder(settings: Settings) -> Embedder | None:
             base_url=settings.embedding_base_url,
             api_key=_secret(settings.embedding_api_key) or "none",
         )
+    if settings.embedding_model is not None:
+        return SentenceTransformerEmbedder(
+            settings.embedding_model, dimension=caching.embedding_dimension, threads=settings.embedding_threads
+        )
     found = find_embedder(caching.embedding_dimension, threads=settings.embedding_threads)
     if found.embedder is None:
         log.warning(f"the semantic tier is off: {found.reason}")
@@ -97,6 +101,7 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
         max_size=batching.max_size,
         max_wait_ms=batching.max_wait_ms,
         express_max_wait_ms=batching.express_max_wait_ms,
+        batch_max_wait_ms=batching.batch_max_wait_ms,
     )
     return SemanticParts(
         embedder=embedder,
@@ -105,7 +110,21 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
         ),
         decide=lambda text, neighbours, now: decide(text, neighbours, policy, now),
-        coalesce=CoalesceSettings(policy=policy, windows=windows, group_similarity=batching.similarity_threshold),
+        coalesce=CoalesceSettings(
+            policy=policy, windows=windows, group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
+        ),
+    )
+
+
+def _call_settings(settings: Settings) -> CallSettings:
+    timeout_s = settings.call_timeout_seconds
+    return CallSettings(
+        max_attempts=settings.max_attempts,
+        call_timeout_s=timeout_s,
+        # After a crash a call is waited for until timeout and slack are over: short calls should not wait for a long slack.
+        intent_slack_s=min(CallSettings().intent_slack_s, max(2.0, timeout_s)),
+        give_up_s=settings.give_up_seconds,
+        max_record_bytes=6_000_000,
     )
 
 
@@ -146,7 +165,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         tenants={},
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
-        call=CallSettings(max_attempts=settings.max_attempts, call_timeout_s=settings.call_timeout_seconds, max_record_bytes=6_000_000),
+        call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
     anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models")
     anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
-    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "opens Cohere's models")
+    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "accepted; this version calls no models of Cohere")
     vllm_base_url: str | None = env("VLLM_BASE_URL", None, "a vLLM server, e.g. http://host:8000/v1")
     vllm_api_key: SecretStr | None = env("VLLM_API_KEY", None, "its key, where it wants one")
     simulated_latency_ms: int = env("SIMULATED_LATENCY_MS", 50, "how long the simulated provider thinks", ge=0, le=600_000)
@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     # Promises
     max_attempts: int = env("MAX_ATTEMPTS", 3, "payments of one request, at most", ge=1, le=20)
     call_timeout_seconds: float = env("CALL_TIMEOUT_SECONDS", 120.0, "of one provider call", gt=0, le=3600, allow_inf_nan=False)
+    give_up_seconds: float = env(
+        "GIVE_UP_SECONDS", 600.0, "so long a request is tried while its provider can't be reached", ge=0, le=86_400, allow_inf_nan=False
+    )
     max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
@@ -156,7 +159,6 @@ class Settings(BaseSettings):
         set_up: list[tuple[ProviderName, object]] = [
             ("openai", self.openai_api_key or self.openai_base_url),
             ("anthropic", self.anthropic_api_key or self.anthropic_base_url),
-            ("cohere", self.cohere_api_key),
             ("vllm", self.vllm_base_url),
         ]
         return tuple(name for name, given in set_up if given) or ("simulated",)

@@ -26,6 +26,10 @@ class Controls:
         """Returns when all controls written so far are known. Raises `Unavailable`."""
         await self._tail.start()
         self._tail.assign(dict.fromkeys(await self._tail.partitions(), 0))
+        await self.caught_up(deadline_s)
+
+    async def caught_up(self, deadline_s: float = 30.0) -> None:
+        """Returns when all controls written before the call are known. Raises `Unavailable`."""
         await self._tail.caught_up(deadline_s)
 
     def apply(self, value: bytes | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from ..pipeline.errors import Unavailable
 
@@ -35,11 +36,17 @@ class Tail:
         self._task = asyncio.create_task(self._run(consumer), name=f"tail {self._topic}")
 
     async def partitions(self) -> list[int]:
-        """Raises `Unavailable` where the topic does not exist."""
-        assert self._consumer is not None
-        if self._topic not in await self._consumer.topics():
+        """Of the topic, by the broker's word: a consumer knows only the topics that it follows. Raises `Unavailable`."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._brokers)
+        await admin.start()
+        try:
+            (topic,) = await admin.describe_topics([self._topic])
+        finally:
+            await admin.close()
+        found = sorted(int(p["partition"]) for p in topic["partitions"])
+        if topic["error_code"] != 0 or not found:
             raise Unavailable(f"the topic {self._topic} does not exist: run `inference-engine topics create`")
-        return sorted(self._consumer.partitions_for_topic(self._topic) or ())
+        return found
 
     def assign(self, offsets: Mapping[int, int]) -> None:
         """Follows exactly these partitions: new ones from the given offset, known ones from where they are."""

@@ -32,13 +32,13 @@ class WindowPolicy:
 
 
 def window_policies(
-    *, min_size: int = 4, max_size: int = 64, max_wait_ms: int = 50, express_max_wait_ms: int = 10
+    *, min_size: int = 4, max_size: int = 64, max_wait_ms: int = 50, express_max_wait_ms: int = 10, batch_max_wait_ms: int = 200
 ) -> Mapping[Lane, WindowPolicy]:
     """The lanes' windows from BATCH_MIN_SIZE, BATCH_MAX_SIZE and BATCH_MAX_WAIT_MS.
 
     The defaults give express 1-4 and 10 ms, standard 4-32 and 50 ms, batch 32-64 and 200 ms. Other settings keep these proportions:
     max_size is the batch lane's, half of it the standard lane's, a sixteenth of it express's; max_wait_ms is the standard lane's,
-    four times that the batch lane's.
+    express waits no longer than that, the batch lane no shorter.
     """
     if not 1 <= min_size <= max_size:
         raise ValueError(f"BATCH_MIN_SIZE is {min_size} and BATCH_MAX_SIZE {max_size}: set 1 <= BATCH_MIN_SIZE <= BATCH_MAX_SIZE")
@@ -46,7 +46,7 @@ def window_policies(
     return {
         Lane.EXPRESS: _fixed(1, express, min(express_max_wait_ms, max_wait_ms)),
         Lane.STANDARD: _fixed(min_size, standard, max_wait_ms),
-        Lane.BATCH: _fixed(max(min_size, max_size // 2), max_size, 4 * max_wait_ms),
+        Lane.BATCH: _fixed(max(min_size, max_size // 2), max_size, max(max_wait_ms, batch_max_wait_ms)),
     }
 
 
