@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from logging import DEBUG, WARNING, basicConfig, getLevelNamesMapping
 
 import structlog
 
@@ -67,7 +68,12 @@ class Engine:
 def engine() -> Engine:
     """By the environment and `.env`; log lines go to standard error, since standard output is for results. Raises `ConfigError`."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    return Engine(load_settings())
+    settings = load_settings()
+    level = getLevelNamesMapping()[settings.log_level]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    # The libraries' own logs: their news at INFO is ours at DEBUG.
+    basicConfig(level=level if level <= DEBUG else max(level, WARNING))
+    return Engine(settings)
 
 
 def now_ms() -> int:
