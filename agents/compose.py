@@ -29,7 +29,7 @@ from .attempt import CallSettings
 from .coalesce import CoalesceSettings
 from .keeper import EvictionKeeper
 from .ledger import LedgerSettings
-from .names import specs
+from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
@@ -162,7 +162,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
         decide_route=route_with(settings, catalogue),
         semantic=_semantic(settings, folder),
-        tenants={},
+        tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
         call=_call_settings(settings),

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
+    tenant_topics: Mapping[str, str] = env(
+        "TENANT_TOPICS", {}, 'requests topics that one tenant writes to by itself, JSON: {"requests.acme": "acme"}'
+    )
     default_tenant: str = env("DEFAULT_TENANT", "local", "of the command line and of callers on loopback", min_length=1, max_length=256)
 
     # Workers
