@@ -284,6 +284,11 @@ class Engine:
         seen.extend(ResponseLine.model_validate_json(found.value or b"") for found in reader.more())
         return list(seen)
 
+    @staticmethod
+    def pico(line: ResponseLine) -> int:
+        """What the response says that it cost."""
+        return int(Decimal(line.engine.cost_usd).scaleb(12))
+
     def distinct(self, job: str) -> dict[str, set[tuple[str, str]]]:
         """By custom_id: the distinct (id, content) that were given as its response. Redelivery repeats one, it never adds one."""
         found: dict[str, set[tuple[str, str]]] = {}

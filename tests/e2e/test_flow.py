@@ -5,6 +5,7 @@ from pathlib import Path
 
 import orjson
 
+from .conftest import MakeEngine
 from .engine import MODEL, Engine, read_rows, row, text_of, times, write_rows
 
 
@@ -35,3 +36,14 @@ def test_exact_repeats_are_paid_once_and_all_accounts_agree_to_the_last_digit(sh
     charged = shared.provider.charged(MODEL, texts)
     numbers = orjson.loads(report.read_bytes())
     assert int(Decimal(str(numbers["cost_usd"])).scaleb(12)) == charged
+
+
+def test_another_engine_gives_the_same_answers_to_the_same_file(shared: Engine, make_engine: MakeEngine, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [row(f"r{i}", text) for i, text in enumerate(prompts("same", 50) * 2)])
+    assert shared.run(source, tmp_path / "one.jsonl").code == 0
+    other = make_engine()
+    other.start_worker()
+    assert other.run(source, tmp_path / "two.jsonl").code == 0
+    one, two = ([(line["custom_id"], text_of(line)) for line in read_rows(tmp_path / name)] for name in ("one.jsonl", "two.jsonl"))
+    assert one == two
+    assert len(other.provider.bill()) == 50

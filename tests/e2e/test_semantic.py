@@ -1,0 +1,90 @@
+"""The semantic tier with the real embedder: what means the same in one scope shares an answer, and nothing else does."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from .engine import MODEL, Engine, Process, row, text_of
+from .provider import Provider
+
+PASSWORD = ("How do I reset the password of my account?", "How can I reset the password of my account?")
+CARD = ("My card was stolen, what should I do?", "My card has been stolen, what should I do?", "What should I do, my card was stolen?")
+PARCEL = ("When will my parcel arrive at home?", "When will the parcel arrive at my home?")
+
+
+@pytest.fixture(scope="module")
+def similar(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine whose worker embeds."""
+    folder = tmp_path_factory.mktemp("similar")
+    with Provider(folder, "--latency-ms", "20") as provider:
+        engine = Engine.create(kafka, f"s-{uuid.uuid4().hex[:12]}.", folder / "home", provider, CACHE_SEMANTIC_ENABLED="true")
+        try:
+            engine.start_worker()
+            yield engine
+        finally:
+            engine.close()
+
+
+def worker_of(engine: Engine) -> Process:
+    return next(process for process in engine.processes if process.alive)
+
+
+def test_a_paraphrase_takes_the_answer_that_is_known(similar: Engine) -> None:
+    first = similar.ask("first", [row("r0", PASSWORD[0])])["r0"]
+    later = similar.ask("later", [row("r1", PASSWORD[1])])["r1"]
+    assert text_of(later) == text_of(first)
+    assert later.engine.cache.tier == "semantic"
+    assert (later.engine.cache.similarity or 0) > 0.92
+    assert similar.pico(later) == 0
+    assert similar.provider.billed(MODEL, PASSWORD) == {PASSWORD[0]: 1}
+
+
+def test_paraphrases_that_arrive_together_are_paid_once(similar: Engine) -> None:
+    answers = similar.ask("together", [row(f"r{i}", text) for i, text in enumerate(CARD)])
+    assert len({text_of(line) for line in answers.values()}) == 1
+    assert sum(similar.provider.billed(MODEL, CARD).values()) == 1
+    assert sorted(line.engine.cache.tier == "none" for line in answers.values()) == [False, False, True]
+
+
+def test_another_scope_or_tenant_never_shares_even_the_same_words(similar: Engine) -> None:
+    text, twin = "Where can I see the opening hours of the shop?", "Where can I see the opening hours of your shop?"
+    system = [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": text}]
+    for name, rows, tenant in (
+        ("plain", [row("r0", text)], "local"),
+        ("system", [row("r0", text, body={"messages": system})], "local"),
+        ("parameters", [row("r0", text, body={"max_tokens": 40})], "local"),
+        ("model", [row("r0", text, model="gpt-4o")], "local"),
+        ("tenant", [row("r0", text)], "somebody-else"),
+    ):
+        found = similar.ask(name, rows, tenant=tenant)["r0"]
+        assert found.engine.cache.tier == "none", name
+    assert similar.provider.billed(MODEL, [text])[text] == 4
+    assert similar.provider.billed("gpt-4o", [text])[text] == 1
+    shared = similar.ask("somebody", [row("r1", twin)], tenant="somebody-else")["r1"]
+    assert shared.engine.cache.tier == "semantic", "the other tenant's own answer is found: so its index was asked above"
+
+
+def test_what_followed_a_question_that_fails_is_answered_on_its_own(similar: Engine) -> None:
+    similar.provider.fail("400", match="parcel", count=1)
+    answers = similar.ask("fails", [row(f"r{i}", text) for i, text in enumerate(PARCEL)])
+    failed = [custom_id for custom_id, line in answers.items() if line.error is not None]
+    assert len(failed) == 1
+    [other] = answers.keys() - set(failed)
+    assert text_of(answers[other])
+    assert answers[other].engine.cache.tier == "none"
+    assert sum(similar.provider.billed(MODEL, PARCEL).values()) == 1
+
+
+def test_an_index_that_was_deleted_is_rebuilt_from_the_topic(similar: Engine) -> None:
+    questions = ("Is there a fee for using my card abroad?", "Is there any fee for using my card abroad?")
+    similar.ask("before", [row("r0", questions[0])])
+    worker = worker_of(similar)
+    assert worker.stop() == 0, worker.tail()
+    for folder in similar.home.glob("data/*/vectors"):
+        shutil.rmtree(folder)
+    similar.start_worker()
+    after = similar.ask("after", [row("r1", questions[1])])["r1"]
+    assert after.engine.cache.tier == "semantic"
+    assert sum(similar.provider.billed(MODEL, questions).values()) == 1
