@@ -90,5 +90,8 @@ AIOKAFKA: Mapping[str, str] = {
     "aiokafka.producer.producer:AIOKafkaProducer.send_batch": "bf42b0f0c5c0",
     "aiokafka.producer.message_accumulator:MessageAccumulator.add_message": "56ff7e6c1918",
     "aiokafka.producer.message_accumulator:MessageAccumulator.add_batch": "5ed1c5b1367a",
+    "aiokafka.producer.message_accumulator:MessageAccumulator._pop_batch": "41cc98a298ef",
+    "aiokafka.producer.sender:Sender._maybe_wait_for_pid": "577189636b56",
+    "aiokafka.producer.transaction_manager:TransactionManager.set_pid_and_epoch": "1e174622d40d",
 }
 """Checked by a test: a patch release may change them, and then they are read again."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.producer.transaction_manager import NO_PRODUCER_EPOCH, NO_PRODUCER_ID, PidAndEpoch
 from faust.transport.drivers.aiokafka import Producer, Transport
 
 from .consumer import SafeConsumer
@@ -49,8 +51,26 @@ class SafeProducer(Producer):
         """Returns the record's offset once the broker has acknowledged it; raises KafkaError where it refused."""
         if partition is None and key is not None:
             partition = partition_for(key, self._counts.get(topic) or await self._count(topic))
-        sent = await self.kafka.send(topic, value, key, partition, None, headers)
-        return int((await sent).offset)
+        return await self._acknowledged(await self.kafka.send(topic, value, key, partition, None, headers))
+
+    async def _acknowledged(self, sent: "asyncio.Future[Any]") -> int:
+        try:
+            return int((await sent).offset)
+        except KafkaError:
+            self._renew_id()
+            raise
+
+    def _renew_id(self) -> None:
+        """A refused batch has used up sequence numbers that the broker never saw: it would refuse all that follow on the partition.
+
+        Java's producer bumps its epoch then, aiokafka goes on. A new producer id starts anew everywhere; batches that are
+        on their way keep the old one, so nothing is written twice.
+        """
+        state = self.kafka._txn_manager
+        if state.has_pid():  # else it is being renewed already, for another record of the same batch
+            state._pid_and_epoch = PidAndEpoch(NO_PRODUCER_ID, NO_PRODUCER_EPOCH)
+            state._pid_waiter = asyncio.get_running_loop().create_future()
+            state._sequence_numbers.clear()
 
     async def _count(self, topic: str) -> int:
         """Kept for the worker's life: with another count, keys would leave the partition where their rows are."""
@@ -66,8 +86,7 @@ class SafeProducer(Producer):
                 break
         batch.close()
         count = batch.record_count()
-        sent = await producer.send_batch(batch, topic, partition=partition)
-        return count, int((await sent).offset)
+        return count, await self._acknowledged(await producer.send_batch(batch, topic, partition=partition))
 
 
 class SafeTransport(Transport):

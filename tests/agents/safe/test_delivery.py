@@ -82,6 +82,27 @@ async def test_refused_append_keeps_the_event_unfinished(bench: Bench) -> None:
     assert [record.value for record in await bench.read("small")] == [b"x" * 10]
 
 
+async def test_a_refusal_does_not_close_the_partition_for_what_follows(bench: Bench) -> None:
+    """aiokafka's sequence numbers run ahead of the broker's after a refusal: everything behind it would be out of order, for ever."""
+    bench.create("in")
+    bench.create("small", max_message_bytes="2000")
+    app, small = bench.app(), bench.topic("small")
+
+    async def ignore(event: Delivered) -> None:
+        pass
+
+    bench.agent(app, "in", ignore)
+    async with bench.running(app):
+        await app.append(small, None, b"before", partition=0)
+        refused = await asyncio.gather(*(app.append(small, None, b"x" * 5000, partition=0) for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(error, MessageSizeTooLargeError) for error in refused)
+        await app.append(small, None, b"after", partition=0)
+        with pytest.raises(MessageSizeTooLargeError):
+            await app.append_batch(small, 0, [(b"key", b"x" * 5000)])
+        assert (await app.append_batch(small, 0, [(b"key", b"last")]))[0] == 1
+    assert [record.value for record in await bench.read("small")] == [b"before", b"after", b"last"]
+
+
 async def test_dead_letter_is_written_before_the_event_is_released(bench: Bench) -> None:
     """A dead-letter write that fails is tried again like any other."""
     bench.create("in", "dead")
