@@ -8,7 +8,7 @@ from logging import DEBUG, WARNING, basicConfig, getLevelNamesMapping
 
 import structlog
 
-from ..agents.names import changelogs
+from ..agents.names import specs
 from ..agents.settings import Settings, load_settings
 from ..connectors.data_folder import DataFolder
 from ..connectors.models_toml import load_catalogue
@@ -38,10 +38,7 @@ class Engine:
             brokers=settings.kafka_brokers,
             clickhouse_url=settings.clickhouse_url,
             workers=settings.workers,
-            partitions=settings.kafka_partitions,
-            topics=settings.topics,
-            changelogs=changelogs(settings.topics),
-            horizon_days=settings.dedupe_horizon_days,
+            specs=specs(settings),
             replication_factor=settings.kafka_replication_factor,
             fingerprint=settings.hash_for_workers(),
         )

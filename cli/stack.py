@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ import psutil
 
 from ..connectors.data_folder import HOME_SETTING, DataFolder, data_folder
 from ..connectors.file_lock import held
-from ..connectors.kafka_admin import create_topics, topic_specs
+from ..connectors.kafka_admin import create_topics
 from ..connectors.kafka_embedded import EmbeddedKafka, find_broker, read_record
 from ..connectors.kafka_jars import recorded_classpath
 from ..connectors.process import created_at
 from ..pipeline.errors import ConfigError
-from ..schemas.topics import Topics
+from ..schemas.topics import TopicSpec
 from . import children
 from .children import SINK, STATE_OPTION, Birth, Child, worker_name
 
@@ -39,12 +39,9 @@ class StackOptions:
     clickhouse_url: str | None = None
     """An external ClickHouse: the sink then opens no folder."""
     workers: int = 1
-    partitions: int = 4
-    topics: Topics = field(default_factory=Topics)
-    changelogs: tuple[str, ...] = ()
+    specs: Sequence[TopicSpec] = ()
+    """Every topic that must be there before a child starts."""
     replication_factor: int = -1
-    horizon_days: int = 7
-    """Dedupe horizon: the topics keep their records longer."""
     fingerprint: str = ""
     """Hash of all settings that matter to the children; a changed one restarts them."""
     command: tuple[str, ...] = (sys.executable, "-m", "inference_engine.cli.main")
@@ -90,8 +87,7 @@ def ensure(options: StackOptions, say: Say = _silent) -> Stack:
 
     with _locked(options.folder, say):
         brokers = _ensure_broker(options, note)
-        specs = topic_specs(options.topics, options.partitions, options.changelogs, horizon_days=options.horizon_days)
-        made = create_topics(brokers, specs, replication_factor=options.replication_factor)
+        made = create_topics(brokers, options.specs, replication_factor=options.replication_factor)
         if made:
             note(f"created {len(made)} topics")
         ready = _ensure_children(options, brokers, note)

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from inference_engine.cli import children, stack
 from inference_engine.cli.stack import StackOptions, down, ensure, status
 from inference_engine.connectors.data_folder import DataFolder
+from inference_engine.connectors.kafka_admin import topic_specs
 from inference_engine.connectors.kafka_embedded import EmbeddedKafka, find_broker
 from inference_engine.connectors.process import created_at
 from inference_engine.pipeline.errors import ConfigError
@@ -30,8 +31,7 @@ def options(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[StackOpti
     made = StackOptions(
         folder=DataFolder(tmp_path / "home"),
         brokers=kafka,
-        topics=Topics(topic_prefix),
-        partitions=2,
+        specs=topic_specs(Topics(topic_prefix), 2),
         workers=2,
         command=FAKE,
         stop_timeout_s=10,
@@ -181,6 +181,7 @@ from pathlib import Path
 from inference_engine.cli import children
 from inference_engine.cli.stack import StackOptions, ensure
 from inference_engine.connectors.data_folder import DataFolder
+from inference_engine.connectors.kafka_admin import topic_specs
 from inference_engine.schemas.topics import Topics
 
 home, kafka, prefix, step, calls, python, fake = sys.argv[1:]
@@ -193,7 +194,7 @@ def killing(*args, **kwargs):
     return result
 
 setattr(children, step, killing)
-ensure(StackOptions(folder=DataFolder(Path(home)), brokers=kafka, topics=Topics(prefix), partitions=2, workers=2, command=(python, fake)))
+ensure(StackOptions(folder=DataFolder(Path(home)), brokers=kafka, specs=topic_specs(Topics(prefix), 2), workers=2, command=(python, fake)))
 """
 
 
