@@ -69,7 +69,8 @@ class Outcome:
 def home(kept: Path | None, name: str) -> Iterator[Path]:
     """A folder for one run; under `kept` it stays."""
     if kept is not None:
-        yield kept / name
+        kept.mkdir(parents=True, exist_ok=True)
+        yield Path(tempfile.mkdtemp(prefix=f"{name}-", dir=kept))
         return
     with tempfile.TemporaryDirectory(prefix="faults-") as made:
         yield Path(made)

@@ -64,7 +64,7 @@ def poison(scene: Scene) -> None:
 
 
 def all_poison_is_a_dead_letter(scene: Scene) -> Iterator[str]:
-    letters = scene.stage.engine.raw(scene.stage.engine.topics.dead_letters)
+    letters = scene.stage.raw(scene.stage.engine.topics.dead_letters)
     expected = len(UNREADABLE) + 1 + len(list(refused()))
     if len(letters) != expected:
         yield f"{expected} records can't be requests, {len(letters)} are dead letters"

@@ -22,7 +22,7 @@ from inference_engine.schemas.requests import Identity
 
 from ..e2e.engine import PARTITIONS, Engine, Process, row
 from ..e2e.provider import Provider
-from ..e2e.records import Writer
+from ..e2e.records import Found, Reader, Writer
 from ..e2e.waiting import until
 from .evidence import Asked, Billed, Evidence, Placed, Snapshot, Stored
 
@@ -167,7 +167,7 @@ class Stage:
         records = [(a.custom_id.encode(), orjson.dumps(line), [("tenant", a.tenant.encode())]) for a, line in rows]
         self.write(self.engine.topics.requests, [*records])
 
-    def while_asking(self, work: Callable[[], None], *, every_s: float = 0.5, count: int = 8, **how: Any) -> None:
+    def while_asking(self, work: Callable[[], None], *, every_s: float = 0.3, count: int = 12, **how: Any) -> None:
         """Asks on while `work` breaks things."""
         done = threading.Event()
         failed: list[BaseException] = []
@@ -297,15 +297,23 @@ class Stage:
             max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
         )
 
+    def raw(self, topic: str) -> list[Found]:
+        """All records of a topic now."""
+        reader = Reader(self.engine.brokers, topic)
+        try:
+            return reader.more()
+        finally:
+            reader.close()
+
     def _members(self, topic: str, codec: Any) -> Iterable[Placed[Any]]:
-        for found in sorted(self.engine.raw(topic), key=lambda f: (f.partition, f.offset)):
+        for found in sorted(self.raw(topic), key=lambda f: (f.partition, f.offset)):
             for member in codec.decode(found.value or b""):
                 yield Placed(topic, found.partition, found.offset, member)
 
     def _identities(self) -> Iterable[Placed[Identity]]:
         known = {a.key for a in self.asked}
         topic = self.engine.topics.requests
-        for found in self.engine.raw(topic):
+        for found in self.raw(topic):
             tenant = dict(found.headers).get("tenant", b"local").decode(errors="replace")
             try:
                 line = orjson.loads(found.value or b"")
