@@ -42,6 +42,10 @@ class Keeper(Protocol):
     def drop(self, partition: int) -> None: ...
 
 
+Waiting = dict[str, dict[bytes, None]]
+"""Fingerprint -> keys of its waiters' rows, in the order of their arrival; thousands may wait for one answer."""
+
+
 class Decided:
     """The rows as decided: what is being written is read as written.
 
@@ -85,18 +89,18 @@ class ExactStage:
         self._now = now
         self._lease_ms = lease_ms
         self._cancelled = cancelled
-        self._waiting: dict[int, dict[str, list[bytes]]] = {}
+        self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
         """Rebuilds what is kept in memory from the recovered rows."""
         now = self._now()
         for partition in partitions:
-            waiting: dict[str, list[bytes]] = {}
+            waiting: Waiting = {}
             self._waiting[partition] = waiting
             gone: list[bytes] = []
             for key, value in self._rows.scan(partition):
                 if key[:1] == exact.WAITER:
-                    waiting.setdefault(exact.fingerprint_of(key), []).append(key)
+                    waiting.setdefault(exact.fingerprint_of(key), {})[key] = None
                 elif key[:1] == exact.ANSWER:
                     gone += self._keeper.insert(partition, key, len(value), 0, now)
             if gone:
@@ -118,7 +122,8 @@ class ExactStage:
 
     async def on_answers(self, event: Delivered) -> None:
         """Stores what may be kept and releases everyone who waits."""
-        batch = _Batch(self, event.partition)
+        heirs: set[str] = set()
+        batch = _Batch(self, event.partition, heirs)
         members: list[AnswerRecord] = decode(packets.answers, event)
         for record in members:
             if record.cacheable and record.answer is not None:
@@ -128,7 +133,7 @@ class ExactStage:
             served = [key for record in todo for key in batch.release(record)]
             await batch.settle()
             crash_at("after_fan_out")
-            batch = _Batch(self, event.partition)
+            batch = _Batch(self, event.partition, heirs)
             batch.forget(served)
             # Whoever joined meanwhile is served in the next round; a flight ends when nobody is left, without a pause in between.
             todo = [r for r in todo if not batch.land(r)]
@@ -138,26 +143,24 @@ class ExactStage:
 class _Batch:
     """The effects of one event: rows are seen by the next reader at once, everything is awaited in `settle`."""
 
-    def __init__(self, stage: ExactStage, partition: int) -> None:
+    def __init__(self, stage: ExactStage, partition: int, heirs: set[str] | None = None) -> None:
+        """`heirs`: fingerprints whose flight was taken over for this event."""
         self._s = stage
         self._p = partition
         self._now = stage._now()
         self._changes: dict[bytes, bytes | None] = {}
         self._sends = stage._out.batch()
-        self._taken_over: set[str] = set()
+        self._taken_over = set() if heirs is None else heirs
 
     def _read(self, key: bytes) -> bytes | None:
         return self._changes[key] if key in self._changes else self._s._decided.read(self._p, key)
 
     @property
-    def _waiting(self) -> dict[str, list[bytes]]:
+    def _waiting(self) -> Waiting:
         return self._s._waiting.setdefault(self._p, {})
 
     def look_up(self, lookup: Lookup) -> None:
         request = lookup.request
-        if self._s._cancelled(request):
-            self._cancel(lookup)
-            return
         fingerprint = lookup.follow.fingerprint if lookup.follow else request.fingerprint
         key = exact.answer_key(fingerprint)
         raw = self._read(key)
@@ -171,10 +174,18 @@ class _Batch:
         elif isinstance(decision, exact.Share):
             self._s._keeper.touch(self._p, key, self._now)
             self._sends.answer(decision.record, request.lane)
+        elif self._s._cancelled(request) and not self._under_way(lookup):
+            self._cancel(lookup)
         elif isinstance(decision, exact.Return):
             self._sends.miss(decision.miss)
         else:
             self._join(fingerprint, decision)
+
+    def _under_way(self, lookup: Lookup) -> bool:
+        """This very request flies or waits already: it will be told what became of it there, and only once."""
+        request = lookup.request
+        key = exact.waiter_key(request.fingerprint, request.identity)
+        return lookup.follow is None and key in self._waiting.get(request.fingerprint, ())
 
     def _cancel(self, lookup: Lookup) -> None:
         """A follower has its own flight's waiters elsewhere: they hear of it through `answers`."""
@@ -188,9 +199,9 @@ class _Batch:
 
     def _join(self, fingerprint: str, join: exact.Join) -> None:
         key = exact.waiter_key(fingerprint, join.row.waiter.identity)
-        keys = self._waiting.setdefault(fingerprint, [])
-        if key not in keys:
-            keys.append(key)
+        keys = self._waiting.setdefault(fingerprint, {})
+        if key not in keys or self._read(key) is None:  # a write that failed leaves the key without its row
+            keys[key] = None
             self._changes[key] = join.row.model_dump_json(exclude_defaults=True).encode()
         if join.start is not None and join.forward is not None:
             self._changes[exact.flight_key(fingerprint)] = join.start.model_dump_json().encode()
@@ -206,6 +217,7 @@ class _Batch:
     def release(self, record: AnswerRecord) -> list[bytes]:
         """Serves everyone who waits now; returns their rows' keys, to be forgotten once this is durable."""
         served: list[bytes] = []
+        heirs: list[Waiter] = []
         for key in list(self._waiting.get(record.fingerprint, ())):
             raw = self._read(key)
             if raw is None:
@@ -213,11 +225,13 @@ class _Batch:
                 continue
             row = WaiterRow.model_validate_json(raw)
             if record.request is not None and row.waiter.identity != record.owner and row.follow is None:
-                self._take_over(record, row)
-                continue  # keeps waiting, for a flight of its own
+                heirs.append(row.waiter)
+                continue  # keeps waiting, for a flight of their own
             self._serve(row, record)
             crash_at("in_fan_out")
             served.append(key)
+        if heirs:
+            self._take_over(record, heirs)
         return served
 
     def _serve(self, row: WaiterRow, record: AnswerRecord) -> None:
@@ -230,12 +244,17 @@ class _Batch:
         else:
             self._sends.answer(outcome, row.waiter.lane)
 
-    def _take_over(self, record: AnswerRecord, row: WaiterRow) -> None:
+    def _take_over(self, record: AnswerRecord, heirs: list[Waiter]) -> None:
         if record.request is None or record.fingerprint in self._taken_over:
             return
         self._taken_over.add(record.fingerprint)
-        flight, miss = exact.take_over(record.request, row.waiter, self._now, self._s._lease_ms)
-        self._changes[exact.flight_key(record.fingerprint)] = flight.model_dump_json().encode()
+        key = exact.flight_key(record.fingerprint)
+        raw = self._read(key)
+        owner = Flight.model_validate_json(raw).owner if raw is not None else None
+        # Delivered again: the one who inherited the first time flies already, and a second one would be paid for, too.
+        heir = next((waiter for waiter in heirs if waiter.identity == owner), heirs[0])
+        flight, miss = exact.take_over(record.request, heir, self._now, self._s._lease_ms)
+        self._changes[key] = flight.model_dump_json().encode()
         self._sends.miss(miss)
 
     def forget(self, keys: Iterable[bytes]) -> None:
@@ -244,14 +263,14 @@ class _Batch:
             fingerprint = exact.fingerprint_of(key)
             left = self._waiting.get(fingerprint)
             if left is not None:
-                left[:] = [k for k in left if k != key]
+                left.pop(key, None)
                 if not left:
                     del self._waiting[fingerprint]
 
     def land(self, record: AnswerRecord) -> bool:
         """Ends the flight where nobody waits any more; True where this record has nothing left to do."""
         if record.fingerprint in self._waiting:
-            return record.request is not None  # an heir flies on
+            return record.fingerprint in self._taken_over  # an heir flies on
         key = exact.flight_key(record.fingerprint)
         if self._read(key) is not None:
             self._changes[key] = None

@@ -17,16 +17,19 @@ TOPICS = Topics()
 
 
 class MemoryRows:
-    """The table's rows; a write begins late, as the real one's does during a rebalance."""
+    """The table's rows; a write begins late, as the real one's does during a rebalance. `refuse` makes it refuse everything."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+        self.refuse = False
 
     def read(self, partition: int, key: bytes) -> bytes | None:
         return self.rows[partition].get(key)
 
     async def write(self, partition: int, changes: Mapping[bytes, bytes | None]) -> None:
         await asyncio.sleep(0)
+        if self.refuse:
+            raise ConnectionError("the table refuses")
         for key, value in changes.items():
             if value is None:
                 self.rows[partition].pop(key, None)

@@ -193,3 +193,50 @@ def test_every_request_is_answered_whatever_the_order(steps: list[tuple[str, int
         return [m for _, value in world.broker.topics[MISSES] for m in packets.misses.decode(value)]
 
     asyncio.run(run())
+
+
+async def test_who_joins_while_an_owners_own_error_goes_out_flies_on() -> None:
+    """The flight of an owner whose budget ended has no heir yet: whoever joins before it lands must not wait for nobody."""
+    world = World()
+    await world.ask(asked("r1"))
+    over = failed(asked("r1"), ErrorInfo(code="over_budget", message="0.01"), world.clock.ms)
+    await asyncio.gather(world.answer(over), world.ask(asked("r2")))
+    assert [m["request"]["identity"]["custom_id"] for m in world.broker.members(MISSES)] == ["r1", "r2"]
+    await world.answer(made(asked("r2")))
+    assert world.answered() == ["r1", "r2"]
+
+
+async def test_an_owners_own_error_delivered_again_after_a_restart_starts_no_second_heir() -> None:
+    """Rows come back in another order than they were written in: the flight that was inherited stays with its heir."""
+    world = World()
+    await world.ask(asked("r1"), asked("r2"), asked("r3"))
+    over = failed(asked("r1"), ErrorInfo(code="over_budget", message="0.01"), world.clock.ms)
+    await world.answer(over)
+    world.rows.rows[0] = dict(reversed(world.rows.rows[0].items()))
+    world.restart()
+    await world.stage.assigned([0])
+    await world.answer(over)
+    assert {m["request"]["identity"]["custom_id"] for m in world.broker.members(MISSES)} == {"r1", "r2"}
+
+
+async def test_a_waiter_whose_row_was_refused_is_written_when_its_packet_comes_again() -> None:
+    world = World()
+    world.rows.refuse = True
+    with pytest.raises(ConnectionError):
+        await world.ask(asked("r1"))
+    world.rows.refuse = False
+    await world.ask(asked("r1"))
+    await world.answer(made(asked("r1")))
+    assert world.answered() == ["r1"]
+
+
+async def test_a_request_under_way_is_not_answered_a_second_time_because_its_job_was_cancelled() -> None:
+    """Delivered again after a crash: the call stage says what becomes of it, once; and an answer given stays given."""
+    world = World()
+    await world.ask(asked("r1"))
+    world.cancelled.add("j")
+    await world.ask(asked("r1"))
+    assert world.answered() == []
+    await world.answer(made(asked("r1")))
+    await world.ask(asked("r1"))
+    assert {r["id"] for r in world.broker.responses()} == {world.broker.responses()[0]["id"]}
