@@ -11,6 +11,7 @@ import structlog
 from ..connectors.data_folder import DataFolder
 from ..connectors.embedder import SentenceTransformerEmbedder, find_embedder
 from ..connectors.embedding_endpoint import EndpointEmbedder
+from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.providers import build_providers
 from ..connectors.providers.simulated import SimulatedOptions
@@ -188,6 +189,7 @@ async def run_worker(settings: Settings, *, state_file: Path | None = None, inde
     parts = await asyncio.to_thread(compose, settings, data, index)
 
     def ready(port: int) -> None:
+        look_less_often()
         write_state(state_file, port=port)
 
     try:

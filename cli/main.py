@@ -173,12 +173,12 @@ def worker(
     index: Annotated[int, typer.Option(help="Of this worker on this machine: each has a data folder of its own.", min=0)] = 0,
 ) -> None:
     """Run one worker on KAFKA_BROKERS, until stopped."""
-    import asyncio
+    import uvloop
 
     from ..agents.compose import run_worker
     from .engine import engine
 
-    asyncio.run(run_worker(engine().settings, state_file=state_file, index=index))
+    uvloop.run(run_worker(engine().settings, state_file=state_file, index=index))
 
 
 @app.command(context_settings=_FORWARD)
