@@ -50,7 +50,8 @@ class RouteStage:
     def _follow(self, sends: Sends, group: Group) -> None:
         source = group.leader.miss.request
         for pending, similarity in group.followers:
-            follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=similarity)
+            follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=similarity,
+                            since_ms=group.leader.miss.since_ms)  # fmt: skip
             pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
 
     def _refuse(self, sends: Sends, group: Group, error: EngineError) -> None:

@@ -61,14 +61,14 @@ class SemanticStage:
                 misses += members
                 continue
             for pending, neighbours in zip(members, found, strict=True):
-                follow = self._follow(pending, neighbours)
+                follow = self._follow(partition, pending, neighbours)
                 if follow is None:
                     misses.append(pending)
                 else:
                     pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
         return misses
 
-    def _follow(self, pending: Pending, neighbours: Sequence[Neighbour]) -> Follow | None:
+    def _follow(self, partition: int, pending: Pending, neighbours: Sequence[Neighbour]) -> Follow | None:
         request, now = pending.miss.request, self._now()
         # A request that is tried again finds itself; and the index's word on tenant and scope is checked, not trusted.
         others = [
@@ -80,4 +80,10 @@ class SemanticStage:
         if not isinstance(decision, Hit):
             return None
         source = decision.neighbour.point
-        return Follow(fingerprint=source.id, scope=source.scope, kind="semantic", similarity=decision.neighbour.similarity)
+        return Follow(
+            fingerprint=source.id,
+            scope=source.scope,
+            kind="semantic",
+            similarity=decision.neighbour.similarity,
+            since_ms=self._shards.called(partition, source.id),
+        )

@@ -27,9 +27,17 @@ class _Shard:
 
     def __init__(self, index: VectorIndex) -> None:
         self.index = index
-        self.known: set[str] = set()
+        self.known: dict[str, int] = {}
+        """Fingerprint -> when its point expires."""
+        self.called: dict[str, int] = {}
+        """Fingerprint -> take-off of its last flight whose call is durable, of points in the index."""
         self.add: list[Point] = []
         self.drop: list[str] = []
+
+    def forget(self, fingerprint: str) -> None:
+        self.known.pop(fingerprint, None)
+        self.called.pop(fingerprint, None)
+        self.drop.append(fingerprint)
 
     def take(self) -> tuple[list[Point], list[str]]:
         add, drop, self.add, self.drop = self.add, self.drop, [], []
@@ -95,10 +103,9 @@ class Shards:
         if shard is None:
             return
         if record.revoked:
-            shard.known.discard(record.fingerprint)
-            shard.drop.append(record.fingerprint)
+            shard.forget(record.fingerprint)
             return
-        if record.expires_ms <= self._now() or record.fingerprint in shard.known:
+        if record.expires_ms <= self._now() or self._is_known(shard, record.fingerprint):
             return
         try:
             vector = vectors.unpack(record.vector)
@@ -116,7 +123,11 @@ class Shards:
         for pending in pendings:
             shard = self._shards.get(pending.partition)
             request = pending.miss.request
-            if shard is None or pending.vector is None or request.fingerprint in shard.known:
+            if shard is None or pending.vector is None:
+                continue
+            if pending.miss.since_ms is not None:
+                shard.called[request.fingerprint] = pending.miss.since_ms
+            if self._is_known(shard, request.fingerprint):
                 continue
             point = Point(
                 request.fingerprint,
@@ -129,13 +140,21 @@ class Shards:
             )
             self._add(pending.partition, shard, point)
 
+    def _is_known(self, shard: _Shard, fingerprint: str) -> bool:
+        """A point that expired is no use to anyone: the next one of its prompt takes its place."""
+        return shard.known.get(fingerprint, 0) > self._now()
+
+    def called(self, partition: int, fingerprint: str) -> int | None:
+        """When the last flight of this prompt took off whose call is durable; None where none is known here."""
+        shard = self._shards.get(partition)
+        return None if shard is None else shard.called.get(fingerprint)
+
     def _add(self, partition: int, shard: _Shard, point: Point) -> None:
-        shard.known.add(point.id)
+        shard.known[point.id] = point.expires_ms
         shard.add.append(point)
         size = point.vector.nbytes + len(point.text) + 256
         for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, 0, self._now()):
-            shard.known.discard(key.hex())
-            shard.drop.append(key.hex())
+            shard.forget(key.hex())
         if len(shard.add) >= FLUSH_AT:
             task = asyncio.ensure_future(self._flush(partition, shard))
             task.add_done_callback(_tell)

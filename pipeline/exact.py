@@ -86,11 +86,11 @@ def look_up(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     if flight is not None and flight.owner != request.identity and now_ms < flight.lease_ms:
         return Join(row, start=None, forward=None)
     if flight is None:
-        flight = Flight(flight=request.flight, owner=request.identity, lease_ms=now_ms + lease_ms)
+        flight = Flight(flight=request.flight, owner=request.identity, lease_ms=now_ms + lease_ms, since_ms=now_ms)
     else:  # the owner again, or a lease that ran out: the same flight is sent again, and paid once
         flight = flight.model_copy(update={"lease_ms": now_ms + lease_ms})
         request = request.model_copy(update={"flight": flight.flight, "identity": flight.owner})
-    return Join(row, start=flight, forward=Miss(request=request))
+    return Join(row, start=flight, forward=Miss(request=request, since_ms=flight.since_ms))
 
 
 def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int) -> Decision:
@@ -98,7 +98,8 @@ def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     assert follow is not None
     if answer is not None and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
         return Share(shared(answer, lookup, now_ms))
-    if flight is not None and now_ms < flight.lease_ms:
+    # Of a flight without a call nobody knows whether it ends: it may be waiting for this very request.
+    if flight is not None and flight.since_ms == follow.since_ms and now_ms < flight.lease_ms:
         return Join(WaiterRow(waiter=waiter_of(request), follow=follow, request=request), start=None, forward=None)
     return Return(Miss(request=request, skip_semantic=True))
 
@@ -153,4 +154,4 @@ def take_over(request: Request, heir: Waiter, now_ms: int, lease_ms: int) -> tup
             "max_cost_pico": heir.max_cost_pico,
         }
     )
-    return Flight(flight=flight, owner=heir.identity, lease_ms=now_ms + lease_ms), Miss(request=mine)
+    return Flight(flight=flight, owner=heir.identity, lease_ms=now_ms + lease_ms, since_ms=now_ms), Miss(request=mine, since_ms=now_ms)

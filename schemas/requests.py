@@ -122,6 +122,9 @@ class Follow(Record):
     scope: str
     kind: Literal["semantic", "coalesced"]
     similarity: float
+    since_ms: int | None = None
+    """The flight of the source whose call is durable: only that one may be waited for, since another one may itself be waiting for
+    this request. None: no call is known, so the answer is taken where it is there already."""
 
 
 class Miss(Record):
@@ -129,6 +132,8 @@ class Miss(Record):
 
     request: Request
     skip_semantic: bool = False
+    since_ms: int | None = None
+    """When the flight took off that this is sent for."""
 
 
 class Route(Record):

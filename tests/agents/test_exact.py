@@ -127,7 +127,7 @@ async def test_a_follower_waits_for_its_source_and_is_answered_under_its_own_nam
     world = World()
     source, follower = asked("r1"), asked("r2", "What are cats?")
     await world.ask(source, follower)  # both fly; the follower is then coalesced with the source
-    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=0.95)
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=0.95, since_ms=world.clock.ms)
     await world.ask(follower, follow=follow)
     await world.answer(made(source))
     assert world.answered() == ["r1"]
@@ -141,7 +141,8 @@ async def test_a_follower_of_a_failed_source_goes_back_alone() -> None:
     world = World()
     source, follower = asked("r1"), asked("r2", "What are cats?")
     await world.ask(source)
-    await world.ask(follower, follow=Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.95))
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.95, since_ms=world.clock.ms)
+    await world.ask(follower, follow=follow)
     await world.answer(failed(source, ErrorInfo(code="exhausted", message="x"), world.clock.ms))
     back = world.broker.members(MISSES)[-1]
     assert (back["request"]["identity"]["custom_id"], back["skip_semantic"]) == ("r2", True)

@@ -41,7 +41,7 @@ from inference_engine.schemas.record import JsonObject, Lane
 from inference_engine.schemas.requests import Request, Route
 
 from ..pipeline.support import body, catalogue
-from .support import TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
+from .support import LANES, TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
 
 READ = (
     *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors),
@@ -52,7 +52,7 @@ POLICY = StaticPolicy(threshold=0.8)
 
 
 class Echo:
-    """Answers with the question; refuses those that ask for it. Keeps its bill."""
+    """Answers with the question; refuses those that ask for it, is cut off where it should write at length. Keeps its bill."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -64,8 +64,9 @@ class Echo:
             raise Rejected("no such thing", code="provider_rejected")
         self.asked.append(text)
         message = {"role": "assistant", "content": f"re: {text}"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return ProviderReply({"id": "c", "choices": [choice]}, Usage(input_tokens=10, output_tokens=5), "stop", f"p{len(self.asked)}")
+        finish = "length" if "at length" in text else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish}
+        return ProviderReply({"id": "c", "choices": [choice]}, Usage(input_tokens=10, output_tokens=5), finish, f"p{len(self.asked)}")
 
     async def close(self) -> None:
         return None
@@ -305,7 +306,8 @@ STEPS = st.one_of(
     st.tuples(st.just("again"), st.integers(0, 8), st.integers(1, 4)),
     st.tuples(st.just("crash"), st.just(0), st.just(0)),
 )
-QUESTIONS = ["reset my password", "reset my password please", "reset my pin", "close my account", "refuse this", "open an account"]
+QUESTIONS = ["reset my password", "reset my password please", "reset my pin", "close my account", "refuse this"]
+QUESTIONS += ["open an account", "at length on it", "at length on it now"]
 AGAIN = [*READ[:4], TOPICS.ledger, TOPICS.misses(Lane.EXPRESS), TOPICS.calls(Lane.EXPRESS), TOPICS.lookups, TOPICS.answers]
 
 
@@ -320,11 +322,12 @@ def test_any_order_of_requests_redeliveries_and_crashes_answers_each_once(steps:
         await flow.start()
         asked: dict[str, str] = {}
         for what, a, b in steps:
+            flow.clock.ms += 1000
             if what == "ask":
                 text = QUESTIONS[(a + b) % len(QUESTIONS)]
                 custom_id = f"r{a}-{(a + b) % len(QUESTIONS)}"
                 asked[custom_id] = text
-                await flow.ask(custom_id, text)
+                await flow.ask(custom_id, text, priority=LANES[a % 2])
             elif what == "again":
                 flow.again(AGAIN[a], b)
             else:
@@ -333,6 +336,34 @@ def test_any_order_of_requests_redeliveries_and_crashes_answers_each_once(steps:
                     await flow.start()
         await flow.run()
         assert set(flow.texts()) == set(asked)
-        assert len(flow.provider.asked) == len(set(flow.provider.asked))
+        kept = [text for text in flow.provider.asked if "at length" not in text]  # what is cut off is not kept
+        assert len(kept) == len(set(kept))
 
     asyncio.run(run())
+
+
+async def test_two_that_mean_the_same_and_fly_again_do_not_wait_for_each_other() -> None:
+    """Both were paid once, so both are in the index, but their answers were cut off and not kept. Asked again at the same time, each
+    finds the other: one that only follows must not be followed."""
+    flow = Flow()
+    await flow.start()
+    texts = ["write at length about my password reset", "write at length about my password reset please"]
+    for again in range(2):
+        flow.clock.ms += 1000
+        await asyncio.gather(*(flow.ask(f"r{i}-{again}", text, priority=("express", "standard")[i]) for i, text in enumerate(texts)))
+        await flow.run()
+    assert set(flow.texts()) == {"r0-0", "r1-0", "r0-1", "r1-1"}
+
+
+async def test_a_prompt_asked_again_after_its_time_to_live_is_found_again() -> None:
+    """An expired point gives way to the next one of its prompt; else each prompt could be found once in the life of an index."""
+    flow = Flow()
+    await flow.start()
+    await flow.ask("r0", "how do I reset my password")
+    await flow.run()
+    flow.clock.ms += 2 * 3600 * 1000
+    await flow.ask("r1", "how do I reset my password")
+    await flow.run()
+    await flow.ask("r2", "how do I reset my password please")
+    await flow.run()
+    assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()}["r2"] == "semantic"

@@ -40,11 +40,12 @@ def stored(owner: Request, *, ttl_s: int = 3600, at_ms: int = NOW) -> AnswerReco
 
 
 def flying(owner: Request, lease_ms: int = NOW + LEASE) -> Flight:
-    return Flight(flight=owner.flight, owner=owner.identity, lease_ms=lease_ms)
+    return Flight(flight=owner.flight, owner=owner.identity, lease_ms=lease_ms, since_ms=NOW)
 
 
 def follow(source: Request, **more: object) -> Follow:
-    return Follow.model_validate({"fingerprint": source.fingerprint, "scope": source.scope, "kind": "semantic", "similarity": 0.97, **more})
+    fields = {"fingerprint": source.fingerprint, "scope": source.scope, "kind": "semantic", "similarity": 0.97, "since_ms": NOW}
+    return Follow.model_validate({**fields, **more})
 
 
 def test_the_first_to_ask_starts_a_flight() -> None:
@@ -110,6 +111,14 @@ def test_a_follower_never_takes_an_answer_of_another_scope() -> None:
     source, asked = request(), request("What are cats?", who=identity("r2"))
     decision = look_up(Lookup(request=asked, follow=follow(source, scope="ff" * 32)), stored(source), None, NOW, LEASE)
     assert isinstance(decision, Return)
+
+
+def test_a_follower_does_not_wait_for_a_flight_without_a_call() -> None:
+    """An earlier flight of the source was called; the one that flies now may itself be waiting for this follower."""
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    for since_ms in (None, NOW - 1):
+        decision = look_up(Lookup(request=asked, follow=follow(source, since_ms=since_ms)), None, flying(source), NOW, LEASE)
+        assert isinstance(decision, Return)
 
 
 def test_a_follower_waits_for_a_flight_and_returns_where_nothing_is_left() -> None:
