@@ -7,7 +7,8 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import structlog
@@ -31,6 +32,27 @@ log = structlog.get_logger(__name__)
 STOPPING = "the worker stops: the next owner of the partition takes up the call"
 
 
+class Steps:
+    """How far a call is, for the watchdog: it must move on, unless it waits for its turn."""
+
+    __slots__ = ("count", "flight", "queued")
+
+    def __init__(self, flight: str) -> None:
+        self.flight = flight
+        self.count = 0
+        self.queued = False
+
+    @contextmanager
+    def in_queue(self) -> Iterator[None]:
+        """For a permit, or behind another call of the same flight: as long as it takes."""
+        self.queued = True
+        try:
+            yield
+        finally:
+            self.queued = False
+            self.count += 1
+
+
 class CallStage:
     """Pays for the calls of the ledger partitions that this worker owns."""
 
@@ -38,7 +60,12 @@ class CallStage:
         self.parts = parts
         self._paying: set[asyncio.Task[Tried | None]] = set()
         self._waiting: set[asyncio.Task[Any]] = set()
+        self._steps: set[Steps] = set()
         self._stopping = False
+
+    def progress(self) -> dict[str, int]:
+        """By flight, how many steps each call has made that is not waiting for its turn."""
+        return {steps.flight: steps.count for steps in self._steps if not steps.queued}
 
     async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
         """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more, or the
@@ -48,16 +75,21 @@ class CallStage:
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)
+        steps = Steps(call.request.flight)
+        self._steps.add(steps)
         try:
             owned = await self.parts.ledger.owned(partition)
-            async with owned.one_at_a_time(call.request.flight):
-                await _Payment(self.parts, owned, call, lane, is_current, self._detached).settle()
+            async with AsyncExitStack() as turn:
+                with steps.in_queue():
+                    await turn.enter_async_context(owned.one_at_a_time(call.request.flight))
+                await _Payment(self.parts, owned, call, lane, is_current, self._detached, steps).settle()
         except asyncio.CancelledError:
             if self._stopping:
                 raise Stale(STOPPING) from None
             raise
         finally:
             self._waiting.discard(task)
+            self._steps.discard(steps)
         crash_at("before_ack")
 
     async def drain(self, grace_s: float) -> int:
@@ -96,6 +128,7 @@ class _Payment:
         lane: Lane,
         is_current: IsCurrent,
         detached: Callable[[Awaitable[Tried | None]], Awaitable[Tried | None]],
+        steps: Steps,
     ) -> None:
         self._p = parts
         self._owned = owned
@@ -104,6 +137,7 @@ class _Payment:
         self._lane = lane
         self._is_current = is_current
         self._detached = detached
+        self._steps = steps
         self._since_ms = parts.now()
         self._model_index = 0
         self._tries = 0
@@ -111,6 +145,7 @@ class _Payment:
 
     async def settle(self) -> None:
         while True:
+            self._steps.count += 1
             self._check()
             candidate = self._candidate()
             if await self._follow(self._decide(candidate), candidate):
@@ -258,8 +293,9 @@ class _Payment:
         timeout = None if deadline is None else max(0, deadline - self._p.now()) / 1000
         tokens = estimate_tokens(model, self._request.body)
         try:
-            async with asyncio.timeout(timeout):
-                return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens)
+            with self._steps.in_queue():
+                async with asyncio.timeout(timeout):
+                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens)
         except TimeoutError:
             return None
 

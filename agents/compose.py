@@ -33,6 +33,7 @@ from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings
+from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
 log = structlog.get_logger(__name__)
@@ -129,6 +130,12 @@ def _call_settings(settings: Settings) -> CallSettings:
     )
 
 
+def _watchdog_settings(settings: Settings) -> WatchdogSettings:
+    # A call that is under way makes no step until it times out.
+    call_s = settings.call_timeout_seconds + CallSettings().intent_slack_s
+    return WatchdogSettings(stall_s=settings.stall_timeout_seconds + call_s, recovery_s=settings.recovery_timeout_seconds)
+
+
 def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
     """The parts of the worker with this index. Takes seconds where an embedder is loaded.
 
@@ -169,6 +176,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
+        watchdog=_watchdog_settings(settings),
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
     )
 

@@ -97,6 +97,12 @@ class Settings(BaseSettings):
 
     # Workers
     workers: int = env("WORKERS", 1, "worker processes of the embedded stack", ge=1, le=64)
+    stall_timeout_seconds: float = env(
+        "STALL_TIMEOUT_SECONDS", 300.0, "a worker that gets nowhere for so long ends itself", ge=10, le=86_400, allow_inf_nan=False
+    )
+    recovery_timeout_seconds: float = env(
+        "RECOVERY_TIMEOUT_SECONDS", 600.0, "so does one whose partitions are not recovered by then", ge=10, le=86_400, allow_inf_nan=False
+    )
     store: Literal["rocksdb", "memory"] = env("STORE", "rocksdb", "where a worker keeps its tables")
 
     # The gateway

@@ -5,9 +5,9 @@ import fcntl
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,7 @@ from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
 from .topology import Channels, Stages, build_topology, to_channel
+from .watchdog import Watchdog, WatchdogSettings
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +96,7 @@ class WorkerParts:
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -236,11 +238,32 @@ class Worker:
             await self.shards.start()
         port = await health.start(parts.metrics_port)
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
+        watchdog = self._watchdog()
+        watchdog.start()
         try:
             await run_app(self.app, stop=stop)
         finally:
+            watchdog.stop()
             announce.cancel()
             await self._close(health)
+
+    def _watchdog(self) -> Watchdog:
+        app, calls = self.app, {self.parts.topics.calls(lane) for lane in Lane}
+
+        def marks() -> dict[Hashable, int]:
+            # A packet of calls may wait for its turn: its members are looked at one by one.
+            topics: dict[Hashable, int] = {
+                f"{tp.topic}[{tp.partition}]": at for tp, at in app.unfinished().items() if tp.topic not in calls
+            }
+            return {**topics, **{f"the call of flight {flight[:12]}": at for flight, at in self.calls.progress().items()}}
+
+        return Watchdog(
+            self.parts.watchdog,
+            marks=marks,
+            recovering=lambda: None if app.ready.is_set() else f"generation {app.membership.generation}",
+            counts=lambda: app.membership.lease.valid,
+            crash=app.crash,
+        )
 
     async def _announce(self, port: int, on_ready: Callable[[int], None] | None) -> None:
         await self.app.ready.wait()

@@ -8,6 +8,7 @@ EngineError
 +-- OverBudget        stop: the next attempt could exceed the cap
 +-- Unpriced          a model, tier or usage field without a known price: stop paying
 +-- ConfigError       the settings or the installation are wrong: exit with the message
++-- Stalled           the worker gets nowhere: exit, so that others take over
 """
 
 from typing import TYPE_CHECKING
@@ -76,6 +77,12 @@ class ConfigError(EngineError):
     """The settings or the installation are wrong; the message says what to do."""
 
     code = "config_error"
+
+
+class Stalled(EngineError):
+    """This worker makes no progress, and nobody outside is to blame."""
+
+    code = "stalled"
 
 
 class Stale(EngineError):

@@ -123,6 +123,10 @@ class SafeApp(faust.App):
         """The offset from which each partition held would be delivered again after a crash now."""
         return {tp: claim.commit_point for tp, claim in self._source_claims()}
 
+    def unfinished(self) -> dict[TopicPartition, int]:
+        """The lowest unfinished offset of each partition held that has any."""
+        return {tp: claim.commit_point for tp, claim in self._source_claims() if claim.unfinished}
+
     def in_flight(self) -> dict[str, int]:
         """Handlers at work, by agent."""
         return {intake.name: intake.in_flight for intake in self.consumer_of_records.intakes}

@@ -9,6 +9,7 @@ random run, each with a seed of its own. Ends with 1 where something was lost, p
 import argparse
 import sys
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def told(fault: Fault, seed: int, broker: Broker, keep: Path | None) -> Outcome:
         outcome = run(fault, seed, broker.bootstrap, broker, keep)
     except Exception as error:
         # One fault that could not be played must not hide what the others show.
-        err.print_exception()
+        err.print(traceback.format_exc(), highlight=False)
         outcome = Outcome(fault.name, seed, 0, 0, 0, 0, 0, 0, 0.0, (Violation("played", f"it could not be played: {error!r}"[:300]),))
     took = time.monotonic() - begin
     err.print(

@@ -110,6 +110,21 @@ def stopped_with_hung_calls(scene: Scene) -> None:
     stage.start_worker(0)
 
 
+def stuck(scene: Scene) -> None:
+    """A worker whose door lets some requests hang ends itself; the next one answers them."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0, FAULT_STUCK="stuck", STALL_TIMEOUT_SECONDS="10")
+    stage.ask(ROWS // 2)
+    stage.ask(5, mark="stuck ", repeats=0)
+    code = stage.workers[0].wait(90)
+    assert code != 0, "the worker ended as if nothing were wrong"
+    assert b"no progress for" in stage.workers[0].log.read_bytes(), stage.workers[0].tail()
+    stage.note()
+    stage.start_worker(0)
+    stage.ask(ROWS // 2)
+
+
 KILLS = (
     *(Fault(f"crash at {point}", at(point)) for point in POINTS),
     Fault("random kills", random_kills, seeded=True),
@@ -117,4 +132,5 @@ KILLS = (
     Fault("workers come and go", churn, seeded=True),
     Fault("hot key, killed in its fan-out", hot_key),
     Fault("SIGTERM with hung calls", stopped_with_hung_calls),
+    Fault("a worker that is stuck", stuck),
 )

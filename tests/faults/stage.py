@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from inference_engine.agents.names import app_id
+from inference_engine.connectors.state_file import read_state
 from inference_engine.schemas import packets
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Identity
@@ -262,10 +265,17 @@ class Stage:
         self.snapshots.append(self.snapshot())
 
     def listen(self) -> None:
-        """Keeps the metrics and the health of the workers for the evidence."""
+        """Keeps what the workers say of themselves for the evidence."""
         for index, process in self.workers.items():
-            if process.alive:
-                self.said[f"health of worker {index}"] = orjson.dumps(process.health())
+            state = read_state(process.state) if process.alive and process.state is not None else None
+            if state is None:
+                continue
+            for path in ("health", "metrics"):
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{state.port}/{path}", timeout=10) as answer:
+                        self.said[f"{path} of worker {index}"] = answer.read()
+                except urllib.error.HTTPError as error:
+                    self.said[f"{path} of worker {index}"] = error.read()
 
     # --- evidence ----------------------------------------------------------------------------------------------------
 

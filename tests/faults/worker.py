@@ -4,6 +4,7 @@
 
 FAULT_CLOCK_OFFSET_MS: its clock is wrong by so much. FAULT_INDEX: `hash` switches the semantic tier on, with vectors of
 hashed words; `missing`, `failing` and `dimension` do the same with an index that can't be made, asked, or written to.
+FAULT_STUCK: requests with this word get stuck at the door.
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from inference_engine.agents import compose, worker
+from inference_engine.agents.ingest import IngestStage
 from inference_engine.agents.names import app_id
-from inference_engine.agents.safe import SafeApp, create_app
+from inference_engine.agents.safe import Delivered, SafeApp, create_app
 from inference_engine.agents.settings import load_settings
 from inference_engine.connectors.data_folder import DataFolder
 from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
@@ -29,6 +31,7 @@ from inference_engine.pipeline.ports import Neighbour, Point, VectorIndex, Vecto
 
 OFFSET_MS = int(os.environ.get("FAULT_CLOCK_OFFSET_MS", "0"))
 INDEX = os.environ.get("FAULT_INDEX", "")
+STUCK = os.environ.get("FAULT_STUCK", "").encode()
 SESSION_S = 6.0
 
 
@@ -51,6 +54,15 @@ class QuickWorker(worker.Worker):
             heartbeat_s=0.5,
             commit_interval_s=0.2,
         )
+
+
+class StuckDoor(IngestStage):
+    """Some requests never get through."""
+
+    async def on_request(self, event: Delivered) -> None:
+        if STUCK in (event.value or b""):
+            await asyncio.Event().wait()
+        await super().on_request(event)
 
 
 class FailingIndex:
@@ -83,6 +95,8 @@ def broken_index(settings: Any, folder: Path, partition: int) -> VectorIndex:
 def break_parts() -> None:
     if OFFSET_MS:
         worker.now_ms = compose.now_ms = wrong_clock  # type: ignore[attr-defined]
+    if STUCK:
+        worker.IngestStage = StuckDoor  # type: ignore[attr-defined]
     if INDEX:
         compose.find_embedder = lambda dimension, **_: FoundEmbedder(HashEmbedder(dimension), "")  # type: ignore[attr-defined]
     if INDEX not in ("", "hash"):
