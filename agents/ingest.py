@@ -7,7 +7,7 @@ from ..pipeline.ingest import BadRequest, Door, admit
 from ..pipeline.respond import error_event, error_line
 from ..schemas.answers import ErrorInfo
 from ..schemas.record import Lane
-from ..schemas.requests import Identity, Lookup, Waiter
+from ..schemas.requests import MAX_NAME, Identity, Lookup, Waiter
 from .outbox import Outbox
 from .packer import Now
 from .safe import DeadLetter, Delivered
@@ -54,7 +54,7 @@ class IngestStage:
 
     async def _refuse(self, tenant: str, error: BadRequest, now_ms: int) -> None:
         """The author is told, as far as the record says who that is."""
-        if error.custom_id is None:
+        if error.custom_id is None or not 0 < len(tenant) <= MAX_NAME:
             return
         identity = Identity(tenant=tenant, job=error.job or self._door.default_job, custom_id=error.custom_id)
         waiter = Waiter(identity=identity, lane=Lane.STANDARD, model="", accepted_ms=now_ms)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -17,6 +18,11 @@ from .text import last_user_text
 
 MAX_BODY_BYTES = 1 << 20
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_ROLES_LISTED = tuple(ROLES)
+"""For what a set can't be asked about: a role may be any JSON."""
+MAX_DEPTH = 100
+"""Of nested lists and objects: JSON readers stop at some 200, and a body travels inside of records."""
+MAX_COST_USD = 1_000_000_000
 
 
 class BadRequest(Rejected):
@@ -61,6 +67,11 @@ def admit(raw: bytes | None, tenant: str, now_ms: int, door: Door) -> Request:
         raise
     except Rejected as error:
         raise BadRequest(str(error), code=error.code, job=line.engine.job, custom_id=line.custom_id) from error
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        # Nothing here depends on anything but the record: tried again it would fail again, and hold up its partition for ever.
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = f"the request can't be read as a chat completion: {why}; it was not sent"
+        raise BadRequest(message, code="invalid_request", job=line.engine.job, custom_id=line.custom_id) from error
 
 
 def _parse(raw: bytes) -> RequestLine:
@@ -148,7 +159,7 @@ def _check_body(body: JsonObject) -> None:
     if not isinstance(messages, list) or not messages:
         raise Rejected("body.messages is missing or empty: give at least one message", code="missing_messages")
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES_LISTED:
             raise Rejected(f"body.messages[{i}] needs a role out of {', '.join(sorted(ROLES))}", code="invalid_request")
         content = message.get("content")
         if not isinstance(content, str | list | None):
@@ -157,10 +168,23 @@ def _check_body(body: JsonObject) -> None:
             raise Rejected(f"body.messages[{i}].content contains a NUL character, which providers refuse", code="invalid_request")
     if all(not m.get("content") and not m.get("tool_calls") for m in messages):
         raise Rejected("all messages are empty", code="missing_messages")
+    for name, value in body.items():
+        if isinstance(value, float) and not isfinite(value):
+            raise Rejected(f"body.{name} is not a finite number", code="invalid_request")
+    if _deeper(body, MAX_DEPTH):
+        raise Rejected(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_request")
     for name in ("max_tokens", "max_completion_tokens", "n"):
         value = body.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise Rejected(f"body.{name} must be a positive integer", code="invalid_request")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return levels == 0 or any(_deeper(v, levels - 1) for v in value if isinstance(v, dict | list))
 
 
 def _shareable(body: JsonObject) -> bool:
@@ -173,6 +197,8 @@ def _deadline(deadline: str | float | None, now_ms: int) -> int | None:
     if deadline is None:
         return None
     if isinstance(deadline, int | float):
+        if not abs(deadline) < 1e10:
+            raise Rejected(f"engine.deadline {deadline!r} is no time in seconds", code="invalid_request")
         return now_ms + int(deadline * 1000)
     span = parse_span_s(deadline)
     if span is not None:
@@ -204,9 +230,9 @@ def _max_cost(value: str | float | int | None) -> int | None:
     if value is None:
         return None
     try:
-        pico = Decimal(str(value)) * PICO_PER_USD
+        usd = Decimal(str(value))
     except InvalidOperation:
         raise Rejected(f"engine.max_cost_usd {value!r} is not a number", code="invalid_request") from None
-    if not pico.is_finite() or pico < 0:
-        raise Rejected("engine.max_cost_usd must be a finite number of dollars, zero or more", code="invalid_request")
-    return int(pico)
+    if not usd.is_finite() or not 0 <= usd <= MAX_COST_USD:
+        raise Rejected(f"engine.max_cost_usd must be a number of dollars from 0 to {MAX_COST_USD:,}", code="invalid_request")
+    return int(usd * PICO_PER_USD)

@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 
 from .record import SCHEMA_VERSION, JsonObject, Lane, Record
 
-Name = Annotated[str, Field(min_length=1, max_length=256)]
+MAX_NAME = 256
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
 class EngineOptions(Record):
@@ -24,7 +25,7 @@ class EngineOptions(Record):
     deadline: str | float | None = None
     """RFC 3339, or seconds from the moment of ingestion."""
     use_cache: bool = True
-    cache_ttl_seconds: int | None = Field(default=None, ge=0)
+    cache_ttl_seconds: int | None = Field(default=None, ge=0, le=1_000_000_000)
     sample_index: int | None = Field(default=None, ge=0)
     """Repeats of one prompt that want different answers number themselves."""
     preferred_model: str | None = None

@@ -367,3 +367,12 @@ async def test_a_prompt_asked_again_after_its_time_to_live_is_found_again() -> N
     await flow.ask("r2", "how do I reset my password please")
     await flow.run()
     assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()}["r2"] == "semantic"
+
+
+async def test_a_record_without_a_tenant_is_a_dead_letter_that_nobody_waits_for() -> None:
+    flow = Flow()
+    await flow.start()
+    line = orjson.dumps({"custom_id": "r1", "body": body("hello")})
+    for tenant in (b"", b"t" * 300):
+        with pytest.raises(DeadLetter):
+            await flow.ingest.on_request(event(TOPICS.requests, line, headers=(("tenant", tenant),)))

@@ -1,5 +1,6 @@
 """The door lets in what is valid and says what is wrong with the rest."""
 
+import json
 from typing import Any
 
 import orjson
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.ingest import BadRequest, Door, admit
+from inference_engine.schemas.packets import lookups
 from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Lookup
 
 from .support import NOW, body, catalogue
 
@@ -103,3 +106,37 @@ def test_no_bytes_bring_the_door_down(raw: bytes) -> None:
         admit(raw, "t", NOW, DOOR)
     except BadRequest as error:
         assert str(error)  # noqa: PT017
+
+
+WILD = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.integers(min_value=2**63), st.floats(), st.text(max_size=8),
+        st.sampled_from(["1e999999999", "1e5000", "inf", "24h", "0001-01-01T00:00:00+23:59", 1e300, 1e308]),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.sampled_from(["seed", "temperature", "max_tokens", "n", "model", "tools", "x"]), WILD, max_size=3),
+    st.dictionaries(st.sampled_from(["deadline", "max_cost_usd", "cache_ttl_seconds", "sample_index", "user_id"]), WILD, max_size=3),
+    st.dictionaries(st.sampled_from(["role", "content", "name"]), WILD, max_size=2),
+)
+def test_whatever_a_record_says_it_is_refused_or_travels_on_whole(fields: Any, engine: Any, message: Any) -> None:
+    """Any other exception would be tried again for ever and hold up its partition; a member that can't be read loses its packet."""
+    messages = [{"role": "user", "content": "hi", **message}]
+    raw = json.dumps({"custom_id": "r1", "body": {"messages": messages, **fields}, "engine": engine}).encode()
+    try:
+        request = admit(raw, "t", NOW, DOOR)
+    except BadRequest:
+        return
+    (lookup,) = lookups.decode(lookups.encode([Lookup(request=request)]))
+    assert lookup.request.fingerprint == request.fingerprint
+
+
+@pytest.mark.parametrize("seed", ["1" * 30, "1e400", "[" * 150 + "]" * 150])
+def test_numbers_and_depths_that_no_program_down_the_line_can_read_are_refused(seed: str) -> None:
+    raw = b'{"custom_id": "r1", "body": {"messages": [{"role": "user", "content": "hi"}], "seed": %s}}' % seed.encode()
+    error = refusal(raw)
+    assert (error.code, error.custom_id) == ("invalid_request", "r1")
