@@ -17,7 +17,7 @@ UV = $(BIN)/uv pip
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
 
-.PHONY: help setup run test lint format types imports build check-wheel examples lock clean
+.PHONY: help setup run test faults lint format types imports build check-wheel examples lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ run: $(SETUP) ## answer examples/support.jsonl on the embedded stack, then print
 
 test: $(SETUP) ## the whole test suite, against a real Kafka (make test ARGS="-k exact")
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(SETUP) ## break everything and print what was lost (make faults ARGS="--seeds 100 --only random-kills")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(SETUP) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -118,14 +118,21 @@ class Stage:
         return f"canary-{tenant}-{self.engine.prefix[2:8]}"
 
     def rows(
-        self, count: int, *, mark: str | Callable[[], str] = "", repeats: float = 0.2, body: Mapping[str, Any] | None = None, **fixed: Any
+        self,
+        count: int,
+        *,
+        mark: str | Callable[[], str] = "",
+        repeats: float = 0.2,
+        body: Mapping[str, Any] | None = None,
+        tenant: str | None = None,
+        **fixed: Any,
     ) -> list[tuple[Asked, dict[str, Any]]]:
         """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant. `mark` stands in the prompts."""
-        made: list[tuple[Asked, dict[str, Any]]] = []
+        only, made = tenant, list[tuple[Asked, dict[str, Any]]]()
         for _ in range(count):
-            tenant = self.random.choice(TENANTS)
+            tenant = only or self.random.choice(TENANTS)
             number = self._numbers = self._numbers + 1
-            earlier = [a.text for a in self.asked if a.tenant == tenant]
+            earlier = [a.text for a in self.asked if a.tenant == tenant] if repeats else []
             again = bool(earlier) and self.random.random() < repeats
             text = (
                 self.random.choice(earlier)
@@ -198,6 +205,11 @@ class Stage:
 
     def wait_for(self, responses: int, within_s: float = 90) -> None:
         until(lambda: len(self.responded()) >= responses, f"{responses} responses", within_s=within_s)
+
+    def passed_the_door(self) -> int:
+        """Requests that are committed by the workers."""
+        now = self.snapshot()
+        return sum(now.committed.get((self.engine.topics.requests, p), 0) for p in range(PARTITIONS))
 
     def until_called(self, calls: int) -> None:
         """Returns once so many calls have been intended and have no outcome."""

@@ -1,0 +1,58 @@
+"""More work than the provider takes: intake slows down, memory stays bounded, and nobody starves behind somebody else's flood."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ..e2e.waiting import until
+from .stage import TENANTS, Stage
+
+IN_FLIGHT = {"express": 1, "standard": 4, "batch": 3}
+KILOBYTES = 16
+CHUNK = 2_500
+"""Rows of one helping: 40 MB, several times what a worker may hold of a lane."""
+GROWTH_MB = 25
+
+
+@pytest.fixture
+def stage(kafka: str, tmp_path: Path) -> Iterator[Stage]:
+    """A provider that takes half a second for each of eight calls."""
+    made = Stage.create(kafka, tmp_path / uuid.uuid4().hex, latency_ms=500, MAX_IN_FLIGHT="8", CALL_TIMEOUT_SECONDS="10")
+    yield made
+    made.close()
+
+
+def test_a_slow_provider_slows_the_intake_and_bounds_memory(stage: Stage) -> None:
+    """Twice the backlog takes no more memory, and no more calls are sent at once."""
+    worker = stage.start_worker(0)
+    memory = psutil.Process(worker.popen.pid).memory_info
+    stage.ask(CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
+    first = settled(stage, memory)
+    stage.ask(2 * CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
+    second = settled(stage, memory)
+    assert (second - first) / 2**20 < GROWTH_MB
+    health = worker.health()
+    assert all(count <= IN_FLIGHT[lane] for lane, count in health["calls_in_flight"].items())
+    assert health["in_work"]["call.standard"] <= 32
+    assert stage.provider.summary()["most_in_flight"] <= sum(IN_FLIGHT.values())
+
+
+def settled(stage: Stage, memory: object) -> int:
+    """Bytes, once the door has let everything through that it will."""
+    until(lambda: stage.passed_the_door() == len(stage.asked), "all requests have passed the door", within_s=90)
+    return int(memory().rss)  # type: ignore[operator]
+
+
+def test_a_flood_of_one_tenant_does_not_starve_another(stage: Stage) -> None:
+    """Twenty requests behind two thousand are answered as if half of the provider were theirs."""
+    flood, other = TENANTS
+    stage.start_worker(0)
+    stage.ask(2_000, tenant=flood, repeats=0, priority="standard")
+    stage.wait_for(20)
+    stage.ask(20, tenant=other, repeats=0, priority="standard")
+    mine = {a.key for a in stage.asked if a.tenant == other}
+    until(lambda: mine <= stage.responded(), "the other tenant has its answers", within_s=60)
+    assert len(stage.responded()) < 20 + 20 + 100
