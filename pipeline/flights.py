@@ -142,7 +142,8 @@ class FlightRow:
     def learn(self, entry: Entry, offset: int) -> None:
         self.last_ms = max(self.last_ms, entry.at_ms)
         if entry.state is None:
-            if self.failed is None or offset > self.failed:
+            # The last by its time; of one record its lowest offset, since a real one is below the one of a record yet to be read.
+            if self.failed is None or (entry.at_ms, -offset) > (self.failed_ms, -self.failed):
                 self.failed, self.failed_ms = offset, entry.at_ms
             return
         attempt = self.attempts.get(entry.attempt)

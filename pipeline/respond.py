@@ -58,13 +58,14 @@ class Clerk:
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
+            # Version 0: should it turn out what the attempt has cost, that row takes this one's place.
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="ambiguous", attempt_id=record.attempt,
                                        model_used=record.model, provider=self._provider(record.model),
                                        ambiguous_cap_pico=record.cap_pico))  # fmt: skip
         if isinstance(record, Charged):
-            return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="charged", attempt_id=record.attempt,
-                                       model_used=record.model, provider=self._provider(record.model), base_cost_pico=record.paid_pico,
-                                       **_tokens(record.usage)))  # fmt: skip
+            return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, version=1, kind="charged",
+                                       attempt_id=record.attempt, model_used=record.model, provider=self._provider(record.model),
+                                       base_cost_pico=record.paid_pico, **_tokens(record.usage)))  # fmt: skip
         return Outcome()
 
     def _provider(self, model: str) -> str:
@@ -76,7 +77,7 @@ class Clerk:
     def _extra(self, record: Completion) -> CostEvent:
         kind = "duplicate" if record.purpose == "answer" else record.purpose
         answer = record.answer
-        return _event(record.request, record.at_ms, event_id=record.attempt, kind=kind, attempt_id=record.attempt,
+        return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       **_tokens(answer.usage))  # fmt: skip
 
@@ -160,8 +161,7 @@ class Clerk:
         error = record.error or ErrorInfo(code="engine_error", message="the flight ended without an answer")
         line = error_line(waiter, error, now_ms, flight=record.flight, attempts=record.attempts if owner else 0,
                           spent_pico=record.spent_pico if owner else 0)  # fmt: skip
-        if owner:
-            return line, None
+        # An owner's failure has this row from the ledger already, under the same id; a refusal by the router has not.
         return line, error_event(waiter, error, now_ms)
 
 

@@ -302,3 +302,15 @@ def test_a_row_survives_its_packing() -> None:
     for offset, record in enumerate([*a_history(), failure("f", 3)]):
         row.learn(Entry.of(record), offset)
     assert FlightRow.unpack(row.pack()) == row
+
+
+def test_a_failure_whose_offset_was_not_known_is_found_once_it_is_read_back() -> None:
+    """Its offset is unknown where a resend hid it: it must not stay so, or nobody could ever be told of the failure."""
+    unknown = 2**62
+    for offsets in ((unknown, 7), (7, unknown)):
+        row = FlightRow()
+        for offset in offsets:
+            row.learn(Entry.of(failure("retry-1", 5)), offset)
+        assert row.failed == 7
+    row.learn(Entry.of(failure("retry-1", 6)), 9)
+    assert (row.failed, row.failed_ms) == (9, 6)

@@ -190,3 +190,34 @@ def test_a_model_that_left_the_catalogue_keeps_its_bill_and_claims_no_saving() -
     assert (account.paid, account.saved) == (80, 0)
     account = CLERK.account(answer(model="gone", paid_pico=80), "auto", "exact", NOW)
     assert (account.paid, account.saved) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["charged", "duplicate"])
+def test_what_was_certainly_paid_replaces_an_ambiguous_row_whichever_comes_last(kind: str) -> None:
+    """A new owner may book an attempt as ambiguous while the old one writes what it cost; rows of one id are one event."""
+    asked = request()
+    lost = Ambiguous(flight=asked.flight, attempt="a1", number=1, model="small", cap_pico=500, reason="reset", request=asked, at_ms=NOW)
+    paid = {"flight": asked.flight, "attempt": "a1", "number": 1, "request": asked, "at_ms": NOW}
+    if kind == "charged":
+        record: Charged | Completion = Charged(
+            **paid, model="small", paid_pico=80, usage=Usage(input_tokens=1, output_tokens=1), reason="cut"
+        )
+    else:
+        record = completion(asked)
+    known, unknown = CLERK.outcome(record, first=False).cost, CLERK.outcome(lost).cost
+    assert known is not None
+    assert unknown is not None
+    assert known.event_id == unknown.event_id
+    assert known.version > unknown.version
+
+
+def test_an_error_that_is_not_in_the_ledger_has_its_row_too() -> None:
+    """The router refuses without a ledger record; every request has its row, and an error of the ledger has the same one twice."""
+    asked = request()
+    line, cost = CLERK.respond(waiter_of(asked), failed(asked, ErrorInfo(code="no_capable_model", message="none"), NOW), NOW)
+    record = Failure(flight=asked.flight, request=asked, error=ErrorInfo(code="no_capable_model", message="none"), attempts=0, at_ms=NOW)
+    assert line.error is not None
+    assert cost is not None
+    booked = CLERK.outcome(record).cost
+    assert booked is not None
+    assert (cost.kind, cost.event_id) == ("error", booked.event_id)
