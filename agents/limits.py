@@ -133,7 +133,13 @@ class Limits:
         return dict(self._in_flight)
 
     def set_share(self, share: float) -> None:
-        """This worker's part of the models' rates: owned partitions over all partitions."""
+        """This worker's part of the models' rates: owned partitions over all partitions.
+
+        Without partitions nothing new begins, and the pace stays as it was: at a rate of nothing, one call that was still waiting
+        would hold up its model for years.
+        """
+        if share <= 0:
+            return
         self._share = share
         for gate in self._gates.values():
             for pace in (gate.requests, gate.tokens):

@@ -189,3 +189,20 @@ def test_a_model_has_no_more_calls_under_way_than_it_allows(limit: int) -> None:
 
     times = run(main())
     assert max(times.count(at) for at in times) == limit
+
+
+def test_a_worker_that_had_no_partitions_for_a_moment_goes_on_at_its_pace() -> None:
+    """A call that still waited then is let through; what it takes of the rate must not hold up the calls that come after."""
+
+    async def work() -> float:
+        one = limits()
+        limited = replace(MODEL, requests_per_minute=600)
+        await starts(one, limited, 10, takes_s=0)
+        one.set_share(0)
+        await starts(one, limited, 1, takes_s=0)
+        one.set_share(1)
+        begun = asyncio.get_running_loop().time()
+        await asyncio.wait_for(starts(one, limited, 10, takes_s=0), 60)
+        return asyncio.get_running_loop().time() - begun
+
+    assert run(work()) < 2
