@@ -38,7 +38,7 @@ class IngestStage:
 
     async def on_request(self, event: Delivered) -> None:
         sends = self._out.batch()
-        now = self._now()
+        now = _accepted(event, self._now())
         try:
             tenant = self._tenant(event)
         except UnicodeDecodeError:
@@ -63,3 +63,9 @@ class IngestStage:
         sends.response(identity, error_line(waiter, info, now_ms))
         sends.cost(error_event(waiter, info, now_ms), waiter.lane)
         await sends.settle()
+
+
+def _accepted(event: Delivered, now_ms: int) -> int:
+    """When the request was written: the same whenever it is delivered, so that a cancelled job's backlog is cancelled with it, and a
+    redelivery is not taken for being asked again."""
+    return min(event.timestamp_ms, now_ms) if event.timestamp_ms > 0 else now_ms

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -376,3 +377,17 @@ async def test_a_record_without_a_tenant_is_a_dead_letter_that_nobody_waits_for(
     for tenant in (b"", b"t" * 300):
         with pytest.raises(DeadLetter):
             await flow.ingest.on_request(event(TOPICS.requests, line, headers=(("tenant", tenant),)))
+
+
+async def test_a_request_is_accepted_when_it_was_written_however_late_it_is_read() -> None:
+    """Cancelling a job must reach its rows that no worker has read yet, and what is delivered again is no new request."""
+    flow = Flow()
+    await flow.start()
+    line = orjson.dumps({"custom_id": "r1", "body": body("hello")})
+    written = flow.clock.ms
+    for later in (0, 5_000):
+        flow.clock.ms = written + later
+        await flow.ingest.on_request(replace(event(TOPICS.requests, line), timestamp_ms=written))
+    assert {m["request"]["accepted_ms"] for m in flow.broker.members(TOPICS.lookups)} == {written}
+    await flow.ingest.on_request(replace(event(TOPICS.requests, line), timestamp_ms=written + 3600_000))
+    assert flow.broker.members(TOPICS.lookups)[-1]["request"]["accepted_ms"] == flow.clock.ms  # a producer's clock may be ahead
