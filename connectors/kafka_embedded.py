@@ -60,8 +60,10 @@ class EmbeddedKafka:
     heap: tuple[str, str] = ("256m", "768m")
     archive: bool = True
     """Record the classes at the first run, so that later starts take half as long."""
-    fast_jit: bool = False
-    """Only the quick compiler: less CPU for short lives such as tests, less throughput for long ones."""
+    fast_jit: bool = True
+    """Only Java's quick compiler. The thorough one took half of the broker's CPU in the first minutes of an engine on two cores, and
+    what it made was no faster at our rates: 0.19 against 0.21 ms per request in the broker's own threads, 0.26 against 0.44 ms in all.
+    """
     advertised_port: int | None = None
     """Of a forwarder on loopback that clients are to use in place of the broker's own port."""
 
