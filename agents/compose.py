@@ -13,6 +13,7 @@ from ..connectors.embedder import SentenceTransformerEmbedder, find_embedder
 from ..connectors.embedding_endpoint import EndpointEmbedder
 from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
+from ..connectors.process import end_within
 from ..connectors.providers import build_providers
 from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
@@ -37,6 +38,9 @@ from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
 log = structlog.get_logger(__name__)
+
+EXIT_S = 20.0
+"""For the interpreter to end once the worker has: what still runs then would run for ever."""
 
 EXPRESS_SHARE = 8
 """One in so many permits is kept for the express lane, which so never waits for a full batch lane."""
@@ -182,7 +186,10 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
 
 
 async def run_worker(settings: Settings, *, state_file: Path | None = None, index: int = 0) -> None:
-    """Runs a worker until SIGTERM or SIGINT. Writes `state_file` when it is ready, removes it at a clean end."""
+    """Runs a worker until SIGTERM or SIGINT, as the last thing that this process does: it ends soon after this returned.
+
+    Writes `state_file` when it is ready, removes it at the end.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -204,3 +211,4 @@ async def run_worker(settings: Settings, *, state_file: Path | None = None, inde
         await Worker(parts).run(stop, on_ready=ready)
     finally:
         remove_state(state_file)
+        end_within(EXIT_S)

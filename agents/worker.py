@@ -56,6 +56,9 @@ MAX_RECORD_BYTES = 7 * 1024 * 1024
 DRAIN_S = 20.0
 """A worker that is asked to stop waits so long for its provider calls; `down` and most supervisors kill after 30 s."""
 
+CLOSE_S = 30.0
+"""For everything that is closed after the last event."""
+
 IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
 """Records of a stage that may be in work at once; where more wait, fetching stops."""
 
@@ -245,7 +248,8 @@ class Worker:
         finally:
             watchdog.stop()
             announce.cancel()
-            await self._close(health)
+            async with asyncio.timeout(CLOSE_S):
+                await self._close(health)
 
     def _watchdog(self) -> Watchdog:
         app, calls = self.app, {self.parts.topics.calls(lane) for lane in Lane}

@@ -10,8 +10,12 @@ import typer
 from ..agents.settings import Settings, load_settings
 from ..agents.sink_worker import SinkOptions, run_sink
 from ..connectors.data_folder import DataFolder
+from ..connectors.process import end_within
 from ..pipeline.errors import ConfigError, EngineError
 from .children import SINK
+
+EXIT_S = 20.0
+"""For the interpreter to end once the sink has."""
 
 
 def sink_command(
@@ -46,4 +50,7 @@ async def _until_signal(options: SinkOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run_sink(options, stop=stop)
+    try:
+        await run_sink(options, stop=stop)
+    finally:
+        end_within(EXIT_S)

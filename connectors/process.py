@@ -4,6 +4,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -121,3 +124,17 @@ def tail(path: Path, *, lines: int = 20) -> str:
     except OSError as error:
         return f"(no log: {error})"
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+
+def end_within(seconds: float, code: int = 70) -> None:
+    """Ends this process hard if it still lives after `seconds`: a task that ignores its cancellation, or a thread that is stuck in a
+    library, holds the end of an event loop up for ever, and nobody restarts a process that hangs.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        sys.stderr.write(f"something held the end of this process up for {seconds:.0f} s: it ends here and now\n")
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=end, name="end within", daemon=True).start()

@@ -7,11 +7,15 @@ from .application import SafeApp
 
 log = logging.getLogger(__name__)
 
+STOP_S = 90.0
+"""A stop that takes longer hangs: more than all the waits within it together."""
+
 
 async def run_app(app: SafeApp, *, stop: asyncio.Event) -> None:
     """Starts `app`, and stops it once `stop` is set: intake first, handlers at work awaited up to `drain_s`, commit, leave.
 
-    Raises what the app crashed of. Cancelling stops it the same way.
+    Raises what the app crashed of, or TimeoutError where it did not stop: a process that ends is started again, one that
+    hangs is not. Cancelling stops it the same way.
     """
     app.loop = asyncio.get_running_loop()
     starting = asyncio.create_task(app.start(), name=f"{app.conf.id} start")
@@ -25,9 +29,13 @@ async def run_app(app: SafeApp, *, stop: asyncio.Event) -> None:
     finally:
         for wait in waits:
             wait.cancel()
-        await asyncio.shield(_stop(app, starting))
+        stopping = asyncio.create_task(_stop(app, starting), name=f"{app.conf.id} stop")
+        await asyncio.wait({stopping}, timeout=STOP_S)
     if app.crash_reason is not None:
         raise app.crash_reason
+    if not stopping.done():
+        raise TimeoutError(f"the worker did not stop within {STOP_S:.0f} s: it is left where it stands, its events are delivered again")
+    stopping.result()
 
 
 async def _stop(app: SafeApp, starting: "asyncio.Task[None]") -> None:
