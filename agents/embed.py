@@ -54,6 +54,8 @@ class EmbedQueue:
             while batch := self._next():
                 try:
                     vectors = await loop.run_in_executor(self._pool, self._compute, [text for text, _ in batch])
+                    if len(vectors) != len(batch):
+                        raise ValueError(f"the embedder gave {len(vectors)} vectors for {len(batch)} texts")
                 except Exception as error:
                     for _, future in batch:
                         if not future.done():

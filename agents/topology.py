@@ -18,6 +18,7 @@
 An edge is a topic where the key or the pace changes, else an in-memory channel: then the source is released after the next durable write.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,10 @@ def build_topology(
     async def route(groups: list[Group]) -> None:
         await guarded(stages.route, groups)
 
-    channel_agent("route", channels.route, route)
+    async def routes(stream: Any) -> None:
+        await side_by_side(stream, route)
+
+    app.agent(channels.route, name="route")(routes)
 
     # packets of Call
     for lane in Lane:
@@ -118,6 +122,26 @@ def build_topology(
 
     # packets of LedgerRecord
     agent("respond", topics.ledger, handle=stages.respond.on_ledger)
+
+
+async def side_by_side(stream: Any, handle: Callable[[Any], Awaitable[None]]) -> None:
+    """Begins items in their order, and the next one while others still wait for the broker: all lanes share this edge, and a packet of
+    the batch lane may wait a tenth of a second. How many are under way is bounded by the sources, which wait for their members.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def work(item: Any) -> None:
+        await handle(item)
+
+    try:
+        async for item in items(stream):
+            task = asyncio.create_task(work(item))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def to_channel(channel: Any) -> Callable[[Any], Awaitable[None]]:
