@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from ..pipeline.errors import Unavailable
 
 log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
 
 Apply = Callable[[int, int, bytes | None], None]
 """(partition, offset, value): must not raise for a value that can't be understood."""
@@ -26,6 +29,8 @@ class Tail:
         self._task: asyncio.Task[None] | None = None
         self._assigned: dict[TopicPartition, int] = {}
         self._caught_up: dict[TopicPartition, int] = {}
+        self._begin: set[TopicPartition] = set()
+        """Assigned since the last look: read from their offset, even if they were followed before."""
         self._progress = asyncio.Condition()
         self._changed = asyncio.Event()
 
@@ -49,8 +54,14 @@ class Tail:
         return found
 
     def assign(self, offsets: Mapping[int, int]) -> None:
-        """Follows exactly these partitions: new ones from the given offset, known ones from where they are."""
-        self._assigned = {TopicPartition(self._topic, p): offset for p, offset in offsets.items()}
+        """Follows exactly these partitions: new ones from the given offset, known ones from where they are.
+
+        One that went and came back is new: whoever follows it has a new view to fill.
+        """
+        wanted = {TopicPartition(self._topic, p): offset for p, offset in offsets.items()}
+        self._begin |= wanted.keys() - self._assigned.keys()
+        self._caught_up = {tp: at for tp, at in self._caught_up.items() if tp not in self._begin}
+        self._assigned = wanted
         self._changed.set()
 
     async def caught_up(self, deadline_s: float) -> None:
@@ -68,6 +79,7 @@ class Tail:
         self._changed.clear()
         wanted = dict(self._assigned)
         known = {tp: at for tp, at in self._caught_up.items() if tp in wanted}
+        self._begin.clear()
         consumer.assign(list(wanted))
         for tp, start in wanted.items():
             if tp in known:
@@ -80,18 +92,31 @@ class Tail:
 
     async def _run(self, consumer: AIOKafkaConsumer) -> None:
         while True:
-            if self._changed.is_set():
-                await self._reassign(consumer)
-            if not self._assigned:
-                await self._changed.wait()
-                continue
-            for tp, records in (await consumer.getmany(timeout_ms=100, max_records=500)).items():
-                for record in records:
-                    self._apply(tp.partition, record.offset, record.value)
-            async with self._progress:
-                for tp in consumer.assignment():
-                    self._caught_up[tp] = await consumer.position(tp)
-                self._progress.notify_all()
+            try:
+                await self._follow(consumer)
+            except KafkaError as error:
+                # A view that stopped here would be silently out of date for the rest of the worker's life.
+                log.warning("a topic can't be read for the moment; what it says is heard later", topic=self._topic, error=repr(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        if self._changed.is_set():
+            await self._reassign(consumer)
+        if not self._assigned:
+            await self._changed.wait()
+            return
+        for tp, records in (await consumer.getmany(timeout_ms=100, max_records=500)).items():
+            for record in records:
+                if tp in self._begin:
+                    break  # for the view that went
+                self._apply(tp.partition, record.offset, record.value)
+                await asyncio.sleep(0)  # hundreds of packets of vectors take seconds: others go in between
+        async with self._progress:
+            for tp in consumer.assignment() - self._begin:
+                at = await consumer.position(tp)
+                if tp not in self._begin:
+                    self._caught_up[tp] = at
+            self._progress.notify_all()
 
     async def stop(self) -> None:
         if self._task is not None:
