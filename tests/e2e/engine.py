@@ -15,6 +15,7 @@ import orjson
 
 from inference_engine.agents.names import changelogs
 from inference_engine.connectors.kafka_admin import create_topics, topic_specs
+from inference_engine.connectors.simulation import Asked, answer
 from inference_engine.connectors.state_file import ChildState, read_state
 from inference_engine.schemas import packets
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Intent, LedgerRecord
@@ -27,12 +28,13 @@ from .waiting import until
 
 COMMAND = (sys.executable, "-m", "inference_engine.cli.main")
 MODEL = "gpt-4o-mini"
+MAX_TOKENS = 60
 PARTITIONS = 4
 
 
 def row(custom_id: str, text: str, *, model: str = MODEL, body: Mapping[str, Any] | None = None, **engine: Any) -> dict[str, Any]:
     """A line of a requests file; `body` has fields beside model and messages."""
-    full = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 60, **(body or {})}
+    full = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS, **(body or {})}
     line: dict[str, Any] = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": full}
     return {**line, "engine": engine} if engine else line
 
@@ -52,6 +54,11 @@ def text_of(line: ResponseLine | Mapping[str, Any]) -> str:
     data = line.model_dump() if isinstance(line, ResponseLine) else line
     assert data["response"] is not None, data
     return str(data["response"]["body"]["choices"][0]["message"]["content"])
+
+
+def expected_answer(text: str, model: str = MODEL) -> str:
+    """What the provider answers to a prompt of `row`."""
+    return answer(Asked(model, text, 0, MAX_TOKENS)).texts[0]
 
 
 @dataclass(slots=True)
@@ -80,8 +87,8 @@ class Process:
         """The worker's own words."""
         state = read_state(self.state) if self.state is not None else None
         assert state is not None
-        with urllib.request.urlopen(f"http://127.0.0.1:{state.port}/health", timeout=10) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
+        with urllib.request.urlopen(f"http://127.0.0.1:{state.port}/health", timeout=10) as response:
+            found: dict[str, Any] = json.loads(response.read())
         return found
 
     def kill(self) -> None:
@@ -331,8 +338,8 @@ class Engine:
         state = read_state(self.home / "sink.json")
         assert state is not None, "the sink does not run"
         request = urllib.request.Request(f"http://127.0.0.1:{state.port}/sql", data=query.encode())
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            rows: list[list[Any]] = orjson.loads(answer.read())["rows"]
+        with urllib.request.urlopen(request, timeout=30) as response:
+            rows: list[list[Any]] = orjson.loads(response.read())["rows"]
         return rows
 
     def stored_cost(self, where: str = "1") -> int:
