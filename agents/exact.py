@@ -224,7 +224,7 @@ class _Batch:
                 served.append(key)
                 continue
             row = WaiterRow.model_validate_json(raw)
-            if record.request is not None and row.waiter.identity != record.owner and row.follow is None:
+            if row.follow is None and exact.only_for_owner(record, row.waiter):
                 heirs.append(row.waiter)
                 continue  # keeps waiting, for a flight of their own
             self._serve(row, record)

@@ -176,10 +176,10 @@ class Worker:
         )
 
     async def _answer_again(self, record: Completion | Failure) -> None:
-        outcome = self.clerk.outcome(record)
-        if outcome.answer is not None:
+        answer = self.clerk.again(record, now_ms())
+        if answer is not None:
             sends = self.outbox.batch()
-            sends.answer(outcome.answer, record.request.lane)
+            sends.answer(answer, record.request.lane)
             await sends.settle()
 
     def _stages(self) -> Stages:

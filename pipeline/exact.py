@@ -93,10 +93,19 @@ def look_up(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     return Join(row, start=flight, forward=Miss(request=request, since_ms=flight.since_ms))
 
 
+def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:
+    """The owner's own error, or an answer read back from the ledger that was too old when this one asked."""
+    if record.request is None or waiter.identity == record.owner:
+        return False
+    return record.answer is None or waiter.accepted_ms - record.created_ms > 1000 * record.ttl_s
+
+
 def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int) -> Decision:
     follow, request = lookup.follow, lookup.request
     assert follow is not None
-    if answer is not None and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
+    # What the source itself was given by similarity is not passed on: nobody has compared these two prompts.
+    own = answer is not None and answer.source.tier == "provider"
+    if answer is not None and own and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
         return Share(shared(answer, lookup, now_ms))
     # Of a flight without a call nobody knows whether it ends: it may be waiting for this very request.
     if flight is not None and flight.since_ms == follow.since_ms and now_ms < flight.lease_ms:

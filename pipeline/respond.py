@@ -12,7 +12,7 @@ from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
 from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
-from .exact import shared
+from .exact import fresh, shared
 from .fingerprint import digest
 from .models import Catalogue
 from .prices import day_of
@@ -67,6 +67,16 @@ class Clerk:
                                        attempt_id=record.attempt, model_used=record.model, provider=self._provider(record.model),
                                        base_cost_pico=record.paid_pico, **_tokens(record.usage)))  # fmt: skip
         return Outcome()
+
+    def again(self, record: Completion | Failure, now_ms: int) -> AnswerRecord | None:
+        """The answer of a flight that ended before, read back from the ledger.
+
+        Past its time to live it is its owner's alone, who must not be paid for twice; others are flown for anew.
+        """
+        answer = self.outcome(record).answer
+        if answer is None or answer.answer is None or fresh(answer, now_ms, answer.ttl_s):
+            return answer
+        return answer.model_copy(update={"cacheable": False, "request": record.request})
 
     def _provider(self, model: str) -> str:
         try:
@@ -206,7 +216,7 @@ def failed(request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0
 
 def follower_outcome(record: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord | Miss:
     """What a follower gets when the flight that it waits for ends: the answer, or another try on its own."""
-    if record.answer is None or not record.cacheable:
+    if record.answer is None or not record.cacheable or record.source.tier != "provider":
         return Miss(request=lookup.request, skip_semantic=True)
     return shared(record, lookup, now_ms)
 

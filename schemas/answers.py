@@ -72,7 +72,7 @@ class AnswerRecord(Record):
     """All that was paid for this flight, failed attempts included."""
     scope: str = ""
     request: Request | None = None
-    """Set where the error is the owner's alone: the next waiter takes the flight over."""
+    """Set where the outcome is the owner's alone (see pipeline/exact.py): the next waiter takes the flight over."""
 
 
 class VectorRecord(Record):

@@ -141,9 +141,9 @@ class Flow:
     def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
         async def reemit(record: Any) -> None:
             sends = out.batch()
-            outcome = clerk.outcome(record)
-            assert outcome.answer is not None
-            sends.answer(outcome.answer, record.request.lane)
+            answer = clerk.again(record, self.clock())
+            assert answer is not None
+            sends.answer(answer, record.request.lane)
             await sends.settle()
 
         return CallParts(
@@ -391,3 +391,17 @@ async def test_a_request_is_accepted_when_it_was_written_however_late_it_is_read
     assert {m["request"]["accepted_ms"] for m in flow.broker.members(TOPICS.lookups)} == {written}
     await flow.ingest.on_request(replace(event(TOPICS.requests, line), timestamp_ms=written + 3600_000))
     assert flow.broker.members(TOPICS.lookups)[-1]["request"]["accepted_ms"] == flow.clock.ms  # a producer's clock may be ahead
+
+
+async def test_an_old_answer_from_the_ledger_is_for_the_one_it_was_paid_for() -> None:
+    """The same request asked again after its time to live is not paid again; another one that waits for it is past that time, too."""
+    flow = Flow(semantic=False)
+    await flow.start()
+    await flow.ask("r1", "hello")
+    await flow.run()
+    flow.clock.ms += 2 * 3600 * 1000
+    await flow.ask("r1", "hello")
+    await flow.ask("r2", "hello")
+    await flow.run()
+    assert flow.provider.asked == ["hello", "hello"]
+    assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()} == {"r1": "none", "r2": "none"}

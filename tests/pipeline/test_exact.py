@@ -12,6 +12,7 @@ from inference_engine.pipeline.exact import (
     fingerprint_of,
     flight_key,
     look_up,
+    shared,
     take_over,
     waiter_key,
     waiter_of,
@@ -144,3 +145,11 @@ def test_keys_of_rows_keep_the_fingerprint() -> None:
     keys = [answer_key(fingerprint), flight_key(fingerprint), waiter_key(fingerprint, identity()), waiter_key(fingerprint, identity("r2"))]
     assert len(set(keys)) == 4
     assert {fingerprint_of(k) for k in keys} == {fingerprint}
+
+
+def test_what_was_taken_by_similarity_is_not_passed_on_by_similarity() -> None:
+    """A near B and B near C says nothing of A and C."""
+    first, second, third = (request(text, who=identity(text)) for text in ("cat", "cats", "cars"))
+    taken = shared(stored(first), Lookup(request=second, follow=follow(first)), NOW)
+    decision = look_up(Lookup(request=third, follow=follow(second)), taken, None, NOW, LEASE)
+    assert isinstance(decision, Return)
