@@ -208,9 +208,11 @@ class LedgerStage:
 
     async def close(self) -> None:
         """Gives up all partitions; what the next owner needs of them is saved."""
-        await self.revoked(self._wanted)
         for task in self._retaking:
             task.cancel()
+        await asyncio.gather(*self._retaking, return_exceptions=True)
+        await self.revoked(self._wanted)
+        await self._reader.close()
 
     async def _drop(self, partition: int) -> None:
         fencing = self._fencing.get(partition)

@@ -281,6 +281,7 @@ class Worker:
             log.warning("calls were under way at the end: they stay open in the ledger and are settled by the next owner", calls=cut)
 
     async def _close(self, health: Health) -> None:
+        await self.ledger.close()
         await self.fenced.close()
         await self.controls.stop()
         if self.shards is not None:

@@ -28,6 +28,8 @@ class LedgerReader(Protocol):
 
     async def fetch(self, partition: int, offset: int) -> bytes: ...
 
+    async def close(self) -> None: ...
+
 
 class LedgerLog:
     """The ledger topic of one cluster. A reader without a group: it moves no offsets."""

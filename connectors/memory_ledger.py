@@ -36,6 +36,9 @@ class MemoryLedgerTopic:
             )
         return packets[offset]
 
+    async def close(self) -> None:
+        """Nothing is held."""
+
 
 class MemoryFencedLog:
     """One owner's way into the topic."""

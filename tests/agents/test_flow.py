@@ -405,3 +405,15 @@ async def test_an_old_answer_from_the_ledger_is_for_the_one_it_was_paid_for() ->
     await flow.run()
     assert flow.provider.asked == ["hello", "hello"]
     assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in flow.broker.responses()} == {"r1": "none", "r2": "none"}
+
+
+async def test_a_worker_that_ends_leaves_its_ledger_saved() -> None:
+    """The next one reads on from there, and no longer from what was saved some seconds before."""
+    flow = Flow(semantic=False)
+    await flow.start()
+    await flow.ask("r1", "hello")
+    await flow.run()
+    index, packets = flow.ledger._owned[0].index, len(flow.topic.packets[0])
+    await flow.ledger.close()
+    assert orjson.loads(index.meta() or b"[0]")[0] == packets - 1  # the last packet may have more members that were not seen yet
+    assert flow.ledger.partitions == frozenset()

@@ -197,13 +197,11 @@ def test_what_was_certainly_paid_replaces_an_ambiguous_row_whichever_comes_last(
     """A new owner may book an attempt as ambiguous while the old one writes what it cost; rows of one id are one event."""
     asked = request()
     lost = Ambiguous(flight=asked.flight, attempt="a1", number=1, model="small", cap_pico=500, reason="reset", request=asked, at_ms=NOW)
-    paid = {"flight": asked.flight, "attempt": "a1", "number": 1, "request": asked, "at_ms": NOW}
-    if kind == "charged":
-        record: Charged | Completion = Charged(
-            **paid, model="small", paid_pico=80, usage=Usage(input_tokens=1, output_tokens=1), reason="cut"
-        )
-    else:
-        record = completion(asked)
+    charged = Charged(
+        flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=80, usage=Usage(input_tokens=1, output_tokens=1),
+        reason="cut", request=asked, at_ms=NOW,
+    )  # fmt: skip
+    record = charged if kind == "charged" else completion(asked)
     known, unknown = CLERK.outcome(record, first=False).cost, CLERK.outcome(lost).cost
     assert known is not None
     assert unknown is not None
