@@ -20,6 +20,11 @@ from .pending import Pending
 log = structlog.get_logger(__name__)
 
 FLUSH_AT = 256
+KEEP = 4 * FLUSH_AT
+"""Points of a shard that wait while the index can't be written to; further ones are not found by similarity."""
+REST_S = 15.0
+"""An index that failed is left alone for so long: each try may take seconds, in the one thread there is."""
+OPEN_WAIT_S = 1.0
 
 
 class _Shard:
@@ -54,6 +59,8 @@ class Shards:
         self._keeper = keeper
         self._now = now
         self._shards: dict[int, _Shard] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._rest_until = float("-inf")
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
 
     @classmethod
@@ -68,18 +75,52 @@ class Shards:
         await self._tail.start()
 
     async def assigned(self, partitions: Iterable[int]) -> None:
-        """Starts empty shards; they fill from the topic while requests already flow, with fewer hits until then."""
+        """Starts empty shards; they fill from the topic while requests already flow, with fewer hits until then.
+
+        An index that can't be opened at once is opened later: requests don't wait for it.
+        """
+        opening = {p: asyncio.create_task(self._open(p), name=f"open vectors {p}") for p in partitions}
+        self._opening |= opening
+        if opening:
+            await asyncio.wait(opening.values(), timeout=OPEN_WAIT_S)
+
+    async def _open(self, partition: int) -> None:
         loop = asyncio.get_running_loop()
-        for partition in partitions:
+        while True:
+            await asyncio.sleep(max(0.0, self._rest_until - loop.time()))
+            if loop.time() < self._rest_until:
+                continue  # another one has failed meanwhile
+            made: list[VectorIndex] = []
             try:
-                index = await loop.run_in_executor(self._pool, self._make_index, partition)
+                await asyncio.shield(loop.run_in_executor(self._pool, self._make_into, made, partition))
+            except asyncio.CancelledError:
+                # The thread goes on; it closes the index before it begins anything else, so that its folder is free again.
+                loop.run_in_executor(self._pool, _close_all, made)
+                raise
             except Unavailable as error:
-                log.error("no vector index for this partition: its semantic tier is off", partition=partition, error=str(error))
-                continue
-            self._shards[partition] = _Shard(index)
-        self._tail.assign(dict.fromkeys(self._shards, 0))
+                self._rest("no vector index for this partition: its semantic tier is off for now", error, partition=partition)
+            else:
+                self._shards[partition] = _Shard(made[0])
+                self._tail.assign(dict.fromkeys(self._shards, 0))
+                return
+
+    def _make_into(self, made: list[VectorIndex], partition: int) -> None:
+        made.append(self._make_index(partition))
+
+    def _rest(self, what: str, error: Unavailable, **where: object) -> None:
+        self._rest_until = asyncio.get_running_loop().time() + REST_S
+        log.error(what, error=str(error), again_in_s=REST_S, **where)
+
+    @property
+    def _resting(self) -> bool:
+        return asyncio.get_running_loop().time() < self._rest_until
 
     async def revoked(self, partitions: Iterable[int]) -> None:
+        partitions = list(partitions)
+        opening = [self._opening.pop(p) for p in partitions if p in self._opening]
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         gone = [(p, self._shards.pop(p)) for p in partitions if p in self._shards]
         self._tail.assign(dict.fromkeys(self._shards, 0))
         for partition, shard in gone:
@@ -150,12 +191,14 @@ class Shards:
         return None if shard is None else shard.called.get(fingerprint)
 
     def _add(self, partition: int, shard: _Shard, point: Point) -> None:
+        if len(shard.add) >= KEEP:
+            return
         shard.known[point.id] = point.expires_ms
         shard.add.append(point)
         size = point.vector.nbytes + len(point.text) + 256
         for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, 0, self._now()):
             shard.forget(key.hex())
-        if len(shard.add) >= FLUSH_AT:
+        if len(shard.add) >= FLUSH_AT and not self._resting:
             task = asyncio.ensure_future(self._flush(partition, shard))
             task.add_done_callback(_tell)
 
@@ -169,13 +212,20 @@ class Shards:
         shard = self._shards.get(partition)
         if shard is None:
             raise Unavailable(f"partition {partition} has no vector index")
+        if self._resting:
+            raise Unavailable("the vector index failed a moment ago and is left alone for a while")
         add, drop = shard.take()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, _write_and_search, shard.index, add, drop, tenant, scope, queries, limit)
+        try:
+            return await loop.run_in_executor(self._pool, _write_and_search, shard.index, add, drop, tenant, scope, queries, limit)
+        except Unavailable as error:
+            if not self._resting:
+                self._rest("the vector index failed: requests go on without the semantic tier for now", error, partition=partition)
+            raise
 
     async def stop(self) -> None:
         await self._tail.stop()
-        await self.revoked(list(self._shards))
+        await self.revoked([*self._shards, *self._opening])
         self._pool.shutdown(wait=True)
 
 
@@ -191,6 +241,11 @@ def _write_and_search(
 ) -> list[list[Neighbour]]:
     _write(index, add, drop)
     return index.search(tenant, scope, queries, limit)
+
+
+def _close_all(made: Sequence[VectorIndex]) -> None:
+    for index in made:
+        index.close()
 
 
 def _tell(task: "asyncio.Future[None]") -> None:
