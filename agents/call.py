@@ -7,6 +7,7 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
@@ -35,12 +36,19 @@ STOPPING = "the worker stops: the next owner of the partition takes up the call"
 class Steps:
     """How far a call is, for the watchdog: it must move on, unless it waits for its turn."""
 
-    __slots__ = ("count", "flight", "queued")
+    __slots__ = ("_moves", "count", "flight", "partition", "queued")
 
-    def __init__(self, flight: str) -> None:
+    def __init__(self, partition: int, flight: str, moves: Counter[int]) -> None:
+        self.partition = partition
         self.flight = flight
         self.count = 0
         self.queued = False
+        self._moves = moves
+
+    def moved(self) -> None:
+        """Something that the call has come to is durable: unlike a step, it is not made again after an error."""
+        self.count += 1
+        self._moves[self.partition] += 1
 
     @contextmanager
     def in_queue(self) -> Iterator[None]:
@@ -61,11 +69,16 @@ class CallStage:
         self._paying: set[asyncio.Task[Tried | None]] = set()
         self._waiting: set[asyncio.Task[Any]] = set()
         self._steps: set[Steps] = set()
+        self._moves: Counter[int] = Counter()
         self._stopping = False
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""
         return {steps.flight: steps.count for steps in self._steps if not steps.queued}
+
+    def moves(self, partition: int) -> int | None:
+        """What has become durable for the partition's calls so far, counted; None while some of them wait for their turn."""
+        return None if any(s.queued and s.partition == partition for s in self._steps) else self._moves[partition]
 
     async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
         """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more, or the
@@ -75,7 +88,7 @@ class CallStage:
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)
-        steps = Steps(call.request.flight)
+        steps = Steps(partition, call.request.flight, self._moves)
         self._steps.add(steps)
         try:
             owned = await self.parts.ledger.owned(partition)
@@ -268,7 +281,10 @@ class _Payment:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
             return False
-        return False if tried is None else await self._after(tried)
+        if tried is None:
+            return False
+        self._steps.moved()
+        return await self._after(tried)
 
     async def _attempt(self, model: Model, cap_pico: int, permit: Permit) -> Tried | None:
         """None where nothing may be sent now: decide again. Raises `Unavailable` where the intent was rolled back."""
@@ -370,6 +386,7 @@ class _Payment:
 
     async def _book(self, record: LedgerRecord) -> None:
         await self._p.ledger.book(self._owned.partition, record, WAIT_S[self._lane])
+        self._steps.moved()
 
 
 def _over_cap(request: Request, spent_pico: int) -> EngineError:

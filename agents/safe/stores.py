@@ -3,12 +3,16 @@
 Rows and offset are written together, so a store is always exactly the changelog up to its checkpoint.
 """
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Protocol, cast
 
 from faust.stores import memory, rocksdb
 from rocksdict import WriteBatch
+
+log = logging.getLogger(__name__)
 
 Rows = Mapping[bytes, bytes | None]
 """Key to value; None deletes."""
@@ -22,6 +26,14 @@ ROCKSDB_OPTIONS = {
     "bloom_filter_size": 10,
 }
 """Per partition. Faust's defaults allow 2 GB of cache for each."""
+
+
+DAMAGE = ("Corruption:", "Invalid argument:", "IO error: No such file")
+"""How RocksDB names files that are not what they should be; rocksdict raises bare `Exception`. A full disk, or a lock, is none."""
+
+
+class DamagedStore(Exception):
+    """Rows of a partition can't be read back; they are rebuilt from the changelog when it is opened next."""
 
 
 class PartitionedStore(Protocol):
@@ -91,7 +103,17 @@ class RocksStore(rocksdb.Store):
     """Faust's RocksDB store (one database per partition, through rocksdict), asked by partition."""
 
     def open_partition(self, partition: int) -> None:
-        self._db_for_partition(partition)
+        """A damaged one is emptied: nothing is lost with it, its checkpoint goes too, and the changelog is read from the start."""
+        if self._condemned(partition).exists():
+            self._remove(partition)
+        try:
+            self._db_for_partition(partition)
+        except Exception as error:
+            if not str(error).startswith(DAMAGE):
+                raise
+            log.warning("table %s[%d]: the local rows are damaged and are rebuilt: %s", self.table_name, partition, error)
+            self._remove(partition)
+            self._db_for_partition(partition)
 
     def close_partition(self, partition: int) -> None:
         db = self._dbs.pop(partition, None)
@@ -99,7 +121,24 @@ class RocksStore(rocksdb.Store):
             db.close()
 
     def read(self, partition: int, key: bytes) -> bytes | None:
-        return cast("bytes | None", self._dbs[partition].get(key))
+        """Raises `DamagedStore`."""
+        try:
+            return cast("bytes | None", self._dbs[partition].get(key))
+        except Exception as error:
+            raise self._judged(partition, error) from error
+
+    def _judged(self, partition: int, error: Exception) -> Exception:
+        if not str(error).startswith(DAMAGE):
+            return error
+        self._condemned(partition).touch()
+        return DamagedStore(f"table {self.table_name}[{partition}]: the local rows are damaged, the next start rebuilds them: {error}")
+
+    def _condemned(self, partition: int) -> Path:
+        return self.partition_path(partition).with_suffix(".condemned")
+
+    def _remove(self, partition: int) -> None:
+        shutil.rmtree(self.partition_path(partition), ignore_errors=True)
+        self._condemned(partition).unlink(missing_ok=True)
 
     def apply(self, partition: int, rows: Rows, checkpoint: int | None) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -117,11 +156,15 @@ class RocksStore(rocksdb.Store):
         return None if stored is None else int(stored)
 
     def rows(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        return self._visible_items(self._dbs[partition])
+        """Raises `DamagedStore`."""
+        try:
+            yield from self._visible_items(self._dbs[partition])
+        except Exception as error:
+            raise self._judged(partition, error) from error
 
     def wipe(self, partition: int) -> None:
         self.close_partition(partition)
-        shutil.rmtree(self.partition_path(partition), ignore_errors=True)
+        self._remove(partition)
         self.open_partition(partition)
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from aiokafka import TopicPartition
 
 from .claims import Claim
 from .outcomes import OversizedRow, Stale
-from .stores import ROCKSDB_OPTIONS, MemoryStore, PartitionedStore, RocksStore
+from .stores import ROCKSDB_OPTIONS, DamagedStore, MemoryStore, PartitionedStore, RocksStore
 
 if TYPE_CHECKING:
     from .application import SafeApp
@@ -70,6 +70,7 @@ class SafeTable(faust.Table[bytes, bytes]):
         self._memory = memory
         self._max_row_bytes = max_row_bytes
         self._outboxes: dict[int, _Outbox] = {}
+        self._ending: asyncio.Future[None] | None = None
         super().__init__(
             app, name=name, partitions=partitions, key_type=bytes, value_type=bytes, use_partitioner=True, options=dict(ROCKSDB_OPTIONS)
         )
@@ -81,14 +82,26 @@ class SafeTable(faust.Table[bytes, bytes]):
         overlay = self._outbox(partition).overlay
         if key in overlay:
             return overlay[key][0]
-        return self.rows_store.read(partition, key)
+        try:
+            return self.rows_store.read(partition, key)
+        except DamagedStore as error:
+            self._end_worker(error)
+            raise
+
+    def _end_worker(self, error: DamagedStore) -> None:
+        """Events that need the rows would be tried again for ever: the next start rebuilds them."""
+        self._ending = asyncio.ensure_future(self.app.crash(error))
 
     def scan(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All rows of a partition, in no particular order, as of the start of the scan where nothing is written meanwhile."""
         overlay = {key: value for key, (value, _) in self._outbox(partition).overlay.items()}
-        for key, value in self.rows_store.rows(partition):
-            if key not in overlay:
-                yield key, value
+        try:
+            for key, value in self.rows_store.rows(partition):
+                if key not in overlay:
+                    yield key, value
+        except DamagedStore as error:
+            self._end_worker(error)
+            raise
         for key, newest in overlay.items():
             if newest is not None:
                 yield key, newest

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from inference_engine.agents.safe import Delivered, OversizedRow, SafeApp, SafeTable, Stale
+from inference_engine.agents.safe.stores import DamagedStore
 
 from .conftest import Bench, until
 
@@ -201,6 +202,46 @@ async def test_rows_of_a_changelog_made_anew_are_dropped(bench: Bench, topics: s
     async with bench.running(app):
         assert dict(table.scan(0)) == {b"a": b"1"}
         assert table.rows_store.checkpoint(0) == 0
+
+
+@pytest.mark.parametrize("damaged", ["CURRENT", "MANIFEST", ".log", "everything"])
+async def test_damaged_local_rows_are_rebuilt_from_the_changelog(bench: Bench, topics: str, damaged: str) -> None:
+    """The worker would not start again, ever; what it needs lies on the broker."""
+    app, table = worker(bench)
+    async with bench.running(app):
+        await table.write(0, {b"%d" % n: b"x" * 100 for n in range(300)})
+    for path in (bench.folder / "w1").rglob("*"):
+        if path.is_file() and (damaged in path.name or damaged == "everything"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"garbage" * 100)
+    app, table = worker(bench)
+    async with bench.running(app):
+        assert dict(table.scan(0)) == {b"%d" % n: b"x" * 100 for n in range(300)}
+
+
+async def test_damage_that_is_found_while_running_ends_the_worker_and_the_next_one_rebuilds(
+    bench: Bench, topics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, table = worker(bench)
+    await bench.start(app)
+    await table.write(0, {b"k": b"v"})
+
+    class Damaged:
+        def get(self, key: bytes) -> bytes:
+            raise Exception("Corruption: block checksum mismatch")
+
+        def close(self) -> None:
+            """As the real one."""
+
+    real = table.rows_store._dbs.pop(0)  # type: ignore[attr-defined]
+    real.close()
+    table.rows_store._dbs[0] = Damaged()  # type: ignore[attr-defined]
+    with pytest.raises(DamagedStore):
+        table.read(0, b"k")
+    with pytest.raises(DamagedStore):
+        await asyncio.wait_for(bench._ends.pop(id(app))[1], 15)
+    app, table = worker(bench)
+    async with bench.running(app):
+        assert table.read(0, b"k") == b"v"
 
 
 async def test_faust_mapping_writes_are_refused(bench: Bench) -> None:
