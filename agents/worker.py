@@ -255,11 +255,13 @@ class Worker:
         app, calls = self.app, {self.parts.topics.calls(lane) for lane in Lane}
 
         def marks() -> dict[Hashable, int]:
-            # A packet of calls may wait for its turn: its members are looked at one by one.
-            topics: dict[Hashable, int] = {
-                f"{tp.topic}[{tp.partition}]": at for tp, at in app.unfinished().items() if tp.topic not in calls
-            }
-            return {**topics, **{f"the call of flight {flight[:12]}": at for flight, at in self.calls.progress().items()}}
+            found: dict[Hashable, int] = {f"the call of flight {flight[:12]}": at for flight, at in self.calls.progress().items()}
+            for tp, at in app.unfinished().items():
+                # A packet of calls may be tried for long, and may wait for its turn.
+                moves = self.calls.moves(tp.partition) if tp.topic in calls else 0
+                if moves is not None:
+                    found[f"{tp.topic}[{tp.partition}]"] = at + moves
+            return found
 
         return Watchdog(
             self.parts.watchdog,

@@ -107,6 +107,8 @@ class Proxy:
             back, far = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(far)
             await asyncio.gather(self._pump(reader, far), self._pump(back, writer))
+        except asyncio.CancelledError:
+            _reset(writer)  # the forwarder ends; asyncio's server would log this as an error
         except OSError:
             _reset(writer)  # whoever is behind is away: the caller sees what it would see without us
         finally:

@@ -2,11 +2,12 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from inference_engine.agents.names import changelogs
 
@@ -157,10 +158,21 @@ def killed_with_data(scene: Scene) -> tuple[Stage, Path]:
 
 
 def truncate(stage: Stage) -> None:
+    """Deletes all records; the broker allows it only where records may be deleted by age too."""
     admin = AdminClient({"bootstrap.servers": stage.engine.brokers, "log_level": 0})
-    everything = [TopicPartition(name, p, -1) for name in changelogs(stage.engine.topics) for p in range(PARTITIONS)]
+    names = changelogs(stage.engine.topics)
+    set_policy(admin, names, "compact,delete")
+    everything = [TopicPartition(name, p, -1) for name in names for p in range(PARTITIONS)]
     for deleted in admin.delete_records(everything).values():
         deleted.result(15)
+    set_policy(admin, names, "compact")
+
+
+def set_policy(admin: AdminClient, topics: Sequence[str], policy: str) -> None:
+    entries = [ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)]
+    resources = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name in topics]
+    for changed in admin.incremental_alter_configs(resources).values():
+        changed.result(15)
 
 
 def clocks(scene: Scene) -> None:
