@@ -8,8 +8,8 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
@@ -27,38 +27,11 @@ from .attempt import Attempt, CallParts, IsCurrent
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
+from .steps import Steps
 
 log = structlog.get_logger(__name__)
 
 STOPPING = "the worker stops: the next owner of the partition takes up the call"
-
-
-class Steps:
-    """How far a call is, for the watchdog: it must move on, unless it waits for its turn."""
-
-    __slots__ = ("_moves", "count", "flight", "partition", "queued")
-
-    def __init__(self, partition: int, flight: str, moves: Counter[int]) -> None:
-        self.partition = partition
-        self.flight = flight
-        self.count = 0
-        self.queued = False
-        self._moves = moves
-
-    def moved(self) -> None:
-        """Something that the call has come to is durable: unlike a step, it is not made again after an error."""
-        self.count += 1
-        self._moves[self.partition] += 1
-
-    @contextmanager
-    def in_queue(self) -> Iterator[None]:
-        """For a permit, or behind another call of the same flight: as long as it takes."""
-        self.queued = True
-        try:
-            yield
-        finally:
-            self.queued = False
-            self.count += 1
 
 
 class CallStage:
@@ -168,28 +141,12 @@ class _Payment:
         """Does what the ledger says. True: the outcome is durable."""
         match decision:
             case Completed(offset) | Failed(offset):
-                return await self._answer_again(offset)
-            case WaitUntil(until_ms):
-                wait_s = max(0, until_ms - self._p.now()) / 1000
-                await self._owned.news(self._request.flight, wait_s, self._p.sleep)
-            case BookAmbiguous(attempts, since_ms):
-                if self._owned.read_ms < since_ms:
-                    await self._p.ledger.catch_up(self._owned, since_ms)
+                if not await self._answer_again(offset):
                     return False
-                for a in attempts:
-                    reason = "the worker that sent it stopped before it wrote an outcome"
-                    await self._book(
-                        Ambiguous(
-                            flight=self._request.flight,
-                            attempt=a.attempt,
-                            number=a.number,
-                            model=a.model,
-                            cap_pico=a.cap_pico,
-                            reason=reason,
-                            request=self._request,
-                            at_ms=self._p.now(),
-                        )
-                    )
+                await self._settle_leftovers()
+                return True
+            case WaitUntil() | BookAmbiguous():
+                await self._settle_open(decision)
             case Exhausted(attempts=n):
                 return await self._fail(self._exhausted(n))
             case OverCap(spent):
@@ -201,6 +158,35 @@ class _Payment:
                 assert candidate is not None
                 return await self._pay(*candidate)
         return False
+
+    async def _settle_open(self, decision: WaitUntil | BookAmbiguous) -> None:
+        """Waits as long as an open attempt may be answered; then books it, once the log has been read that far."""
+        if isinstance(decision, WaitUntil):
+            wait_s = max(0, decision.ms - self._p.now()) / 1000
+            await self._owned.news(self._request.flight, wait_s, self._p.sleep)
+        elif self._owned.read_ms < decision.since_ms:
+            await self._p.ledger.catch_up(self._owned, decision.since_ms)
+        else:
+            for a in decision.attempts:
+                await self._book(
+                    Ambiguous(
+                        flight=self._request.flight,
+                        attempt=a.attempt,
+                        number=a.number,
+                        model=a.model,
+                        cap_pico=a.cap_pico,
+                        reason="the worker that sent it stopped before it wrote an outcome",
+                        request=self._request,
+                        at_ms=self._p.now(),
+                    )
+                )
+
+    async def _settle_leftovers(self) -> None:
+        """The flight has ended, and everyone has its answer; another attempt of it may have been paid all the same."""
+        flight, owner = self._request.flight, self._owned.owner
+        while (open_ := self._owned.ledger.leftover(flight, now_ms=self._p.now(), owner=owner)) is not None:
+            self._check()
+            await self._settle_open(open_)
 
     # --- what may be done --------------------------------------------------------------------------------------------
 

@@ -193,12 +193,9 @@ class Ledger:
             return Completed(row.completed)
         if row.failed is not None and (asked_ms is None or asked_ms <= row.failed_ms):
             return Failed(row.failed)
-        unfinished = {id_: a for id_, a in row.attempts.items() if a.state is State.OPEN}
-        if unfinished:
-            until = max(self._answerable_until(a, owner) for a in unfinished.values())
-            if now_ms < until:
-                return WaitUntil(until)
-            return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.model, a.pico) for id_, a in unfinished.items()), until)
+        unfinished = self._unfinished(row, now_ms, owner)
+        if unfinished is not None:
+            return unfinished
         allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
         if row.possibly_paid >= allowed:
             return Exhausted(row.possibly_paid)
@@ -206,6 +203,22 @@ class Ledger:
         if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
             return OverCap(spent)
         return Pay(1 + max((a.number for a in row.attempts.values()), default=0))
+
+    def leftover(self, flight: str, *, now_ms: int, owner: Owner) -> WaitUntil | BookAmbiguous | None:
+        """What is to be done about attempts without an outcome of a flight that has ended; None where there are none.
+
+        A late answer of a predecessor can end a flight while its successor's own attempt is under way, and dies with it.
+        """
+        return self._unfinished(self._row(flight), now_ms, owner)
+
+    def _unfinished(self, row: FlightRow, now_ms: int, owner: Owner) -> WaitUntil | BookAmbiguous | None:
+        unfinished = {id_: a for id_, a in row.attempts.items() if a.state is State.OPEN}
+        if not unfinished:
+            return None
+        until = max(self._answerable_until(a, owner) for a in unfinished.values())
+        if now_ms < until:
+            return WaitUntil(until)
+        return BookAmbiguous(tuple(OpenAttempt(id_, a.number, a.model, a.pico) for id_, a in unfinished.items()), until)
 
     @staticmethod
     def _answerable_until(attempt: Attempt, owner: Owner) -> int:

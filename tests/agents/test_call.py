@@ -1,6 +1,7 @@
 """The call stage pays as the ledger allows, whatever the provider and the other workers do."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from inference_engine.pipeline.errors import Ambiguous, Charged, Rejected, Stale
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.schemas.answers import Usage
+from inference_engine.schemas.ledger import Ambiguous as AmbiguousRecord
 from inference_engine.schemas.ledger import Charged as ChargedRecord
 from inference_engine.schemas.ledger import Completion, Failure, Intent
 from inference_engine.schemas.record import Lane
@@ -146,6 +148,37 @@ def test_a_worker_that_lost_its_partition_still_writes_its_answer_and_the_new_ow
 
     run(main())
     assert len(world.provider.calls) == 1
+    assert [r.type for r in world.reemitted] == ["completion"]
+
+
+def test_an_attempt_that_died_while_its_predecessors_late_answer_came_is_booked() -> None:
+    """The flight has its answer; what its other attempt may have cost must be in the ledger all the same."""
+
+    async def slow(_model: Model, number: int) -> ProviderReply:
+        await asyncio.sleep(59 if number == 1 else 1e9)
+        return REPLY
+
+    world = World(provider=Bill(slow))
+
+    async def main() -> None:
+        async with worker(world) as old:
+            lost = old.start(call())
+            await asyncio.sleep(1)
+            old.current = False
+            await old.ledger.revoked([0])
+            world.settings = replace(world.settings, call_timeout_s=10)
+            async with worker(world) as new:
+                new.ledger._owned[0].owner = replace(new.ledger._owned[0].owner, since_ms=NOW - 60_000)  # its clock is behind
+                new.start(call())
+                await asyncio.sleep(10)
+            await lost
+        async with worker(world) as last:
+            await last.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "ambiguous", "intent", "completion", "ambiguous"]
+    [first, second] = [r for r in world.records() if isinstance(r, Intent)]
+    assert [r.attempt for r in world.records() if isinstance(r, AmbiguousRecord)] == [first.attempt, second.attempt]
     assert [r.type for r in world.reemitted] == ["completion"]
 
 
