@@ -5,6 +5,7 @@ import time
 
 from inference_engine.connectors.crash_points import POINTS
 
+from ..e2e.waiting import until
 from .play import Fault, Play, Scene
 
 ROWS = 120
@@ -57,6 +58,25 @@ def zombie(scene: Scene) -> None:
     stage.ask(ROWS // 2)
     time.sleep(12)
     still.popen.send_signal(signal.SIGCONT)
+    stage.ask(ROWS // 2)
+
+
+def zombie_and_successor(scene: Scene) -> None:
+    """A worker stands still, its successor pays again and is killed at it, the first one wakes up and writes what it has."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_workers(2)
+    stage.ask(ROWS)
+    stage.wait_for(10)
+    still, successor = stage.workers[0].popen, stage.workers[1]
+    still.send_signal(signal.SIGSTOP)
+    stage.note()
+    before = len(stage.engine.ledger().ambiguous)
+    until(lambda: len(stage.engine.ledger().ambiguous) > before, "its calls are booked, and paid again", within_s=60)
+    successor.kill()
+    still.send_signal(signal.SIGCONT)
+    stage.note()
+    stage.start_worker(1)
     stage.ask(ROWS // 2)
 
 
@@ -129,6 +149,7 @@ KILLS = (
     *(Fault(f"crash at {point}", at(point)) for point in POINTS),
     Fault("random kills", random_kills, seeded=True),
     Fault("zombie", zombie, seeded=True),
+    Fault("zombie, its successor killed", zombie_and_successor, latency_ms=400, seeded=True),
     Fault("workers come and go", churn, seeded=True),
     Fault("hot key, killed in its fan-out", hot_key),
     Fault("SIGTERM with hung calls", stopped_with_hung_calls),
