@@ -1,8 +1,11 @@
 """Faults of the provider: every way in which a call can go wrong, billed or not."""
 
+from itertools import cycle
+
 from .play import Fault, Play, Scene
 
 ROWS, FAULTY = 60, 30
+MIXED = ("429", "500", "drop", "hang-billed", "truncated", "no-usage")
 KINDS = {
     "429": "429 with Retry-After",
     "429-bare": "429 without Retry-After",
@@ -49,13 +52,13 @@ def failing_for_ever(scene: Scene) -> None:
 
 
 def failing_and_killed(scene: Scene) -> None:
-    """A provider that fails one call in four, every way in turn, and workers that are killed meanwhile."""
+    """A provider that fails some calls, every way in turn, and workers that are killed meanwhile."""
     stage = scene.stage
     stage.start_sink()
     stage.start_workers(2)
-    for kind in ("429", "500", "drop", "hang-billed", "truncated", "no-usage"):
+    for kind in MIXED:
         stage.provider.fail(kind, match=f"{kind}!", count=8)
-    kinds = iter(("429", "500", "drop", "hang-billed", "truncated", "no-usage") * 20)
+    marks = cycle([*(f"{kind}! " for kind in MIXED), *[""] * len(MIXED)])
 
     def work() -> None:
         for index in (0, 1, 0):
@@ -64,7 +67,7 @@ def failing_and_killed(scene: Scene) -> None:
             stage.note()
             stage.start_worker(index, wait=False)
 
-    stage.while_asking(work, mark=lambda: f"{next(kinds)}! ")
+    stage.while_asking(work, mark=lambda: next(marks))
 
 
 PROVIDERS = (
