@@ -103,13 +103,13 @@ class Packer(Generic[R]):
 
 async def settle(futures: Iterable["asyncio.Future[int]"]) -> None:
     """Waits until every packet is durable. Raises the first error; the others are still waited for."""
-    pending = {id(f): f for f in futures}
+    pending = list(futures)
     if not pending:
         return
-    results = await asyncio.gather(*(asyncio.shield(f) for f in pending.values()), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    # Unlike `gather`, `wait` leaves the futures alone where the caller is cancelled: other members share them.
+    await asyncio.wait(pending)
+    for future in pending:
+        future.result()
 
 
 Now = Callable[[], int]

@@ -23,6 +23,10 @@ from .tables import SafeTableManager
 
 log = logging.getLogger(__name__)
 
+BATCH_BYTES = 512 * 1024
+"""Of one partition in one request to the broker. aiokafka has one request under way, with one batch of each partition: at its
+default of 16 KB that was 10 answers per round trip, and the appends behind them waited."""
+
 PartitionsCallback = Callable[[frozenset[int]], Awaitable[None]]
 StopCallback = Callable[[], Awaitable[object]]
 
@@ -262,4 +266,5 @@ def create_app(
         producer_linger=linger_ms / 1000,
         producer_request_timeout=30.0,
         producer_max_request_size=max_request_bytes,
+        producer_max_batch_size=BATCH_BYTES,
     )

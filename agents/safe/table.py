@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 QUIESCE_S = 5.0
+SEND_ROWS = 2000
+"""Looked at for one batch at most: all that wait, again for every batch, would take time by the square of their number."""
 RESERVED_KEY = RocksStore.offset_key
 
 
@@ -163,7 +166,8 @@ class SafeTable(faust.Table[bytes, bytes]):
 
     async def _send_batch(self, partition: int, outbox: _Outbox) -> None:
         try:
-            count, base = await self.app.append_batch(self.changelog_spec.name, partition, [(key, value) for key, value, _ in outbox.rows])
+            rows = [(key, value) for key, value, _ in islice(outbox.rows, SEND_ROWS)]
+            count, base = await self.app.append_batch(self.changelog_spec.name, partition, rows)
         except Exception as exc:
             log.warning("table %s[%d]: %d rows not durable yet, sending again: %r", self.name, partition, len(outbox.rows), exc)
             await asyncio.sleep(RETRY_S)
