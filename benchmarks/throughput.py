@@ -31,6 +31,8 @@ class Pair:
     """One repetition."""
 
     naive_s: float
+    naive_lost: int
+    """Requests that the naive client gave up, by the SDK's own timeouts."""
     naive_cpu_s: float
     ran: Ran
     cpu_s: dict[str, float]
@@ -46,24 +48,24 @@ class Pair:
         return self.naive_s / self.ran.seconds
 
 
-def naive(requests: Path, provider: Provider) -> tuple[float, float]:
-    """Seconds and CPU seconds. Raises `CalledProcessError`."""
+def naive(requests: Path, provider: Provider, count: int) -> tuple[float, int, float]:
+    """Seconds, lost requests, CPU seconds. Raises `CalledProcessError`."""
     script = Path(__file__).with_name("naive_client.py")
     command = [sys.executable, str(script), str(requests), str(requests.with_suffix(".naive")), "--base-url", provider.openai_url]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
-    return found["seconds"], found["cpu_s"]
+    return found["seconds"], count - found["answered"], found["cpu_s"]
 
 
 def repetition(stack: Engine, provider: Provider, texts: Sequence[str], session: str) -> Pair:
     requests = write_requests(stack.home / f"{session}.jsonl", texts, MODEL, session)
-    naive_s, naive_cpu_s = naive(requests, provider)
+    naive_s, naive_lost, naive_cpu_s = naive(requests, provider, len(texts))
     provider.reset()
     processes: dict[str, psutil.Process] = {**stack.processes(), "provider": provider.process}
     before = cpu_seconds(processes)
     ran = stack.run(requests)
     spent = {name: value - before[name] for name, value in cpu_seconds(processes).items()} | {"run": ran.cpu_s}
-    return Pair(naive_s, naive_cpu_s, ran, spent, int(provider.bill()["calls"]))
+    return Pair(naive_s, naive_lost, naive_cpu_s, ran, spent, int(provider.bill()["calls"]))
 
 
 def case(name: str, count: int, repeat: int, provider: Provider) -> list[Pair]:
@@ -117,7 +119,8 @@ def cpu_note(name: str, pairs: Sequence[Pair]) -> str:
     parts = pairs[0].cpu_s
     each = ", ".join(f"{part} {median(1000 * p.cpu_s[part] / p.requests for p in pairs):.2f}" for part in parts)
     own = median(1000 * p.naive_cpu_s / p.requests for p in pairs)
-    return f"CPU ms per request, {name}: {each}; naive client {own:.2f}"
+    lost = sum(p.naive_lost for p in pairs)
+    return f"CPU ms per request, {name}: {each}; naive client {own:.2f}" + (f", which gave up {lost} requests" if lost else "")
 
 
 def embedder_note(pairs: Sequence[Pair], rate: float) -> str:
