@@ -138,19 +138,22 @@ def changelog_truncated(scene: Scene) -> None:
 
 
 def changelog_and_folder_gone(scene: Scene) -> None:
-    """Nobody knows any more who waits: who asks again gets his answer, and nothing is paid again that was paid."""
-    stage, data = killed_with_data(scene)
+    """Nobody knows any more who waits: who asks again gets his answer, and nothing is paid again that was paid.
+
+    Without repeated prompts: whoever had another one's answer, and asks again when no cache knows it, gets one of his own.
+    """
+    stage, data = killed_with_data(scene, repeats=0)
     shutil.rmtree(data)
     truncate(stage)
     stage.start_worker(0)
     stage.send(stage.same_again())
 
 
-def killed_with_data(scene: Scene) -> tuple[Stage, Path]:
+def killed_with_data(scene: Scene, repeats: float = 0.2) -> tuple[Stage, Path]:
     stage = scene.stage
     stage.start_sink()
     stage.start_worker(0)
-    stage.ask(ROWS)
+    stage.ask(ROWS, repeats=repeats)
     stage.wait_for(ROWS // 3)
     stage.workers[0].kill()
     stage.note()

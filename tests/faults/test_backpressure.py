@@ -12,8 +12,8 @@ from .stage import TENANTS, Stage
 
 IN_FLIGHT = {"express": 1, "standard": 4, "batch": 3}
 KILOBYTES = 16
-CHUNK = 2_500
-"""Rows of one helping: 40 MB, several times what a worker may hold of a lane."""
+CHUNK = 2_000
+"""Rows of one helping, 32 MB; three of them are more than a worker may hold."""
 GROWTH_MB = 25
 
 
@@ -26,10 +26,10 @@ def stage(kafka: str, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_a_slow_provider_slows_the_intake_and_bounds_memory(stage: Stage) -> None:
-    """Twice the backlog takes no more memory, and no more calls are sent at once."""
+    """Once a worker holds what it may hold, a longer backlog takes no more memory, and no more calls are sent at once."""
     worker = stage.start_worker(0)
     memory = psutil.Process(worker.popen.pid).memory_info
-    stage.ask(CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
+    stage.ask(3 * CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
     first = settled(stage, memory)
     stage.ask(2 * CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
     second = settled(stage, memory)
