@@ -44,7 +44,8 @@ class SentenceTransformerEmbedder:
         """Loads the model of `folder` (None: the packaged all-MiniLM-L6-v2).
 
         `dimension` below the model's own truncates and normalises again. `threads` bounds torch in the whole process (None: all cores).
-        `padded_tokens` is the size of one forward pass; 1,024 are 64 texts of 16 tokens: a tenth more texts/s than half of it. Raises `ConfigError`.
+        `padded_tokens` is the size of one forward pass; 1,024 are 64 texts of 16 tokens: a tenth more texts/s than half of it.
+        Raises `ConfigError`.
         """
         self._model = _load_model(folder)
         own = _own_dimension(self._model)
