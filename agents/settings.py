@@ -30,6 +30,11 @@ __all__ = ["BatchingConfig", "CachingConfig", "RoutingConfig", "Settings", "Sett
 
 log = structlog.get_logger(__name__)
 
+_MAPPINGS: Mapping[str, str] = {
+    "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
+    "TENANT_TOPICS": '{"requests.acme": "acme"}',
+}
+"""Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _NOT_FOR_WORKERS = frozenset({"api_host", "api_port", "api_workers", "api_keys_file", "api_timeout_seconds"})
 
@@ -245,13 +250,14 @@ def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str, 
 
 
 def _parsed(name: str, value: str) -> Any:
-    """Text, which pydantic turns into the field's type; JSON for the one mapping."""
-    if name != "ROUTING_COMPLEXITY_WEIGHTS":
+    """Text, which pydantic turns into the field's type; JSON for the mappings."""
+    example = _MAPPINGS.get(name)
+    if example is None:
         return value
     try:
         return json.loads(value)
     except ValueError:
-        raise ConfigError(f'{name} is not JSON; give it as {{"length": 0.2, "reasoning": 0.3, ...}}') from None
+        raise ConfigError(f"{name} is not JSON; give it as {example}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
 import inference_engine
+from inference_engine.agents.names import specs, tenant_topics
 from inference_engine.agents.settings import env_names
 from inference_engine.cli.config import config_command
 from inference_engine.config import BatchingConfig, CachingConfig, RoutingConfig, Settings, SettingsWarning, load_settings
@@ -205,3 +206,14 @@ def test_settings_are_frozen_and_reachable_from_the_top() -> None:
         Settings().api_port = 1
     with pytest.raises(AttributeError):
         inference_engine.__getattr__("Sesttings")
+
+
+def test_a_tenants_own_topics_are_read_and_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANT_TOPICS", '{"requests.acme": "acme"}')
+    monkeypatch.setenv("KAFKA_TOPIC_PREFIX", "t.")
+    settings = load_settings()
+    assert tenant_topics(settings) == {"t.requests.acme": "acme"}
+    assert "t.requests.acme" in {spec.name for spec in specs(settings)}
+    monkeypatch.setenv("TENANT_TOPICS", "acme")
+    with pytest.raises(ConfigError, match="not JSON"):
+        load_settings()
