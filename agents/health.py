@@ -47,6 +47,7 @@ class Health:
                 "waiting": app.waiting() if ready else {},
                 "calls_in_flight": {lane.value: n for lane, n in limits.in_flight.items()},
                 "semantic": "on" if self._worker.shards is not None else "off",
+                "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },
             status=200 if ready else 503,
         )

@@ -71,6 +71,11 @@ class Shards:
         shards = cls(make_index, Tail(brokers, topic, apply), keeper, now)
         return shards
 
+    @property
+    def prompts(self) -> int:
+        """Answered or called prompts that can be found by similarity now; after a start it grows as the topic is read."""
+        return sum(len(shard.known) for shard in self._shards.values())
+
     async def start(self) -> None:
         await self._tail.start()
 

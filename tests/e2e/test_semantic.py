@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from inference_engine.schemas import packets
+
 from .engine import MODEL, Engine, Process, row, text_of
 from .provider import Provider
+from .waiting import until
 
 PASSWORD = ("How do I reset the password of my account?", "How can I reset the password of my account?")
 CARD = ("My card was stolen, what should I do?", "My card has been stolen, what should I do?", "What should I do, my card was stolen?")
@@ -84,7 +87,10 @@ def test_an_index_that_was_deleted_is_rebuilt_from_the_topic(similar: Engine) ->
     assert worker.stop() == 0, worker.tail()
     for folder in similar.home.glob("data/*/vectors"):
         shutil.rmtree(folder)
-    similar.start_worker()
+    kept = {v.fingerprint for found in similar.raw(similar.topics.vectors) for v in packets.vectors.decode(found.value) if not v.revoked}
+    again = similar.start_worker()
+    # It fills while requests flow: who asks earlier pays, and that is no fault.
+    until(lambda: again.health()["prompts"] >= len(kept), "the index is filled from the topic")
     after = similar.ask("after", [row("r1", questions[1])])["r1"]
     assert after.engine.cache.tier == "semantic"
     assert sum(similar.provider.billed(MODEL, questions).values()) == 1
