@@ -13,7 +13,7 @@ from inference_engine.agents.settings import Settings, env_names, load_settings
 
 ROOT = Path(__file__).parent.parent
 # Put together here, so that this file does not hold what it looks for.
-REGISTRIES = ["py" + "pi.org", "pythonhosted" + ".org", "npmjs" + ".org", "maven" + ".org", "crates" + ".io", "proxy.golang" + ".org"]
+REGISTRIES = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "mav" + "en.org", "crates" + ".io", "proxy." + "golang.org"]
 MACHINE = re.compile(r"(?<![\w.])/(?:ro" + r"ot|wo" + r"rk|home/\w+|Us" + r"ers/\w+)/\w")
 
 
