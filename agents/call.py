@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import Tried, backoff_s, estimate_tokens
+from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
@@ -214,12 +214,37 @@ class _Payment:
         """The model to try next and the most that it can cost; None where none is left."""
         while self._model_index < len(self._call.route.models):
             try:
-                model = self._p.catalogue.get(self._call.route.models[self._model_index])
-                if model.provider not in self._p.providers:
-                    raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
-                return model, self._p.cap(model, self._request.body)
+                first = self._offer(self._model_index)
             except (Rejected, Unpriced) as error:
                 self._next_model(error)
+                continue
+            return self._instead(first) if self._p.limits.rests(first[0]) else first
+        return None
+
+    def _offer(self, index: int) -> tuple[Model, int]:
+        """A model of the route and the most that it can cost. Raises `Rejected`, `Unpriced`."""
+        model = self._p.catalogue.get(self._call.route.models[index])
+        if model.provider not in self._p.providers:
+            raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
+        return model, self._p.cap(model, self._request.body)
+
+    def _instead(self, resting: tuple[Model, int]) -> tuple[Model, int]:
+        """The next model of the route that is well; the resting one itself where there is none, to wait for it."""
+        later = self._later()
+        if later is not None:
+            return self._offer(later)
+        self._error = self._error or Unavailable(f"{resting[0].name} is not asked for a while: it failed several times in a row")
+        return resting
+
+    def _later(self) -> int | None:
+        """Where in the route the next model stands that can take the request and is well."""
+        for index in range(self._model_index + 1, len(self._call.route.models)):
+            try:
+                model, _ = self._offer(index)
+            except (Rejected, Unpriced):
+                continue
+            if not self._p.limits.rests(model):
+                return index
         return None
 
     def _next_model(self, error: EngineError) -> None:
@@ -290,14 +315,17 @@ class _Payment:
             permit.release()
 
     async def _permit(self, model: Model) -> Permit | None:
-        """None where the deadline passed while waiting."""
-        deadline = self._request.deadline_ms
-        timeout = None if deadline is None else max(0, deadline - self._p.now()) / 1000
-        tokens = estimate_tokens(model, self._request.body)
+        """None where the deadline passed while waiting, or a model that failed was waited for long enough."""
+        now, body = self._p.now(), self._request.body
+        ends = [] if self._request.deadline_ms is None else [self._request.deadline_ms]
+        if self._error is not None:
+            ends.append(self._since_ms + int(self._p.settings.give_up_s * 1000) + 1)
+        timeout = max(0, min(ends) - now) / 1000 if ends else None
+        tokens, output = estimate_tokens(model, body), estimate_output(model, body)
         try:
             with self._steps.in_queue():
                 async with asyncio.timeout(timeout):
-                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens)
+                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
         except TimeoutError:
             return None
 
@@ -328,12 +356,17 @@ class _Payment:
     async def _after(self, tried: Tried) -> bool:
         if tried.next == "done":
             return True
-        self._error = tried.error
+        if not tried.rate_limited or self._tries >= MOST_REFUSALS:
+            # Waiting for one's turn at a provider that is well is not failing, as long as it ends.
+            self._error = tried.error
         if tried.next == "give_up":
             error = tried.error or Rejected("the provider refused the request")
             return await self._fail(ErrorInfo(code=error.code, message=str(error)))
         if tried.next == "next_model":
             self._next_model(tried.error or Rejected("the model can't serve the request"))
+            return False
+        if not tried.rate_limited and self._tries + 1 >= MOST_TRIES and (later := self._later()) is not None:
+            self._model_index, self._tries = later, 0
             return False
         await self._rest(tried.retry_after_s)
         return False

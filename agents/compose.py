@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
 from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
+from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
+from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.models import Catalogue
 from ..pipeline.ports import Embedder, VectorIndex
 from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy, decide
-from ..pipeline.window import window_policies
+from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
@@ -34,6 +36,7 @@ from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings
+from .turns import TurnSettings
 from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
@@ -96,19 +99,32 @@ def _make_index(settings: Settings, folder: Path, partition: int) -> VectorIndex
     return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), dimension)
 
 
-def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
-    embedder = _embedder(settings)
-    if embedder is None:
-        return None
-    caching, batching = settings.caching, settings.batching
-    policy = StaticPolicy(threshold=caching.similarity_threshold)
-    windows = window_policies(
+def _windows(settings: Settings) -> Mapping[Lane, WindowPolicy]:
+    batching = settings.batching
+    return window_policies(
         min_size=batching.min_size,
         max_size=batching.max_size,
         max_wait_ms=batching.max_wait_ms,
         express_max_wait_ms=batching.express_max_wait_ms,
         batch_max_wait_ms=batching.batch_max_wait_ms,
     )
+
+
+def _turns(settings: Settings) -> TurnSettings:
+    batching, window = settings.batching, _windows(settings)[Lane.BATCH]
+    longest = max(1.0, float(window.max_wait_ms))
+    bounds = Bounds(window.min_size, window.max_size, min_window_ms=min(10.0, longest), max_window_ms=longest)
+    held = batching.priority_lanes and batching.lane_law != "fixed"
+    return TurnSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
+
+
+def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
+    embedder = _embedder(settings)
+    if embedder is None:
+        return None
+    caching, batching = settings.caching, settings.batching
+    policy = StaticPolicy(threshold=caching.similarity_threshold)
+    windows = _windows(settings)
     return SemanticParts(
         embedder=embedder,
         make_index=partial(_make_index, settings, folder),
@@ -177,6 +193,8 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
+        breaker=BreakerPolicy(threshold=settings.routing.circuit_breaker_threshold),
+        turns=_turns(settings),
         call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,

@@ -24,6 +24,7 @@ class Packers:
     """One packer per internal topic."""
 
     lookups: Packer[Lookup]
+    bulk_lookups: Packer[Lookup]
     misses: dict[Lane, Packer[Miss]]
     calls: dict[Lane, Packer[Call]]
     answers: Packer[AnswerRecord]
@@ -40,11 +41,13 @@ class Outbox:
         self.partitions = partitions
         self.packers = Packers(
             lookups=Packer(append, topics.lookups, lookups),
+            bulk_lookups=Packer(append, topics.bulk_lookups, lookups),
             misses={lane: Packer(append, topics.misses(lane), misses) for lane in Lane},
             calls={lane: Packer(append, topics.calls(lane), calls) for lane in Lane},
             answers=Packer(append, topics.answers, answers),
             vectors=Packer(append, topics.vectors, vectors),
-            costs=Packer(append, topics.costs, costs),
+            # Read by the sink alone, in a process of its own: larger inserts are cheaper, and nobody waits for them.
+            costs=Packer(append, topics.costs, costs, max_members=256),
         )
 
     def batch(self) -> "Sends":
@@ -62,7 +65,8 @@ class Sends:
 
     def lookup(self, lookup: Lookup) -> "asyncio.Future[int]":
         fingerprint = lookup.follow.fingerprint if lookup.follow else lookup.request.fingerprint
-        return self._put(self._box.packers.lookups, fingerprint, lookup, WAIT_S[lookup.request.lane])
+        lane, packers = lookup.request.lane, self._box.packers
+        return self._put(packers.bulk_lookups if lane is Lane.BATCH else packers.lookups, fingerprint, lookup, WAIT_S[lane])
 
     def miss(self, miss: Miss) -> "asyncio.Future[int]":
         lane = miss.request.lane

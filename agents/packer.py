@@ -13,6 +13,10 @@ WAIT_S: dict[Lane, float] = {Lane.EXPRESS: 0.002, Lane.STANDARD: 0.015, Lane.BAT
 """How long a member of a lane may wait for company at one hop while packets of its partition are flowing."""
 
 
+MAX_MEMBERS = 32
+"""Of a packet. It is handled in one piece, and nobody else's turn comes meanwhile; beyond 32 the cost of a member hardly falls."""
+
+
 class Append(Protocol):
     """Appends one record; returns its offset after the broker's acknowledgement."""
 
@@ -39,7 +43,9 @@ class Packer(Generic[R]):
     so that a quiet pipeline is quick and a busy one efficient.
     """
 
-    def __init__(self, append: Append, topic: str, codec: PacketCodec[R], *, max_members: int = 256, max_bytes: int = 512 * 1024) -> None:
+    def __init__(
+        self, append: Append, topic: str, codec: PacketCodec[R], *, max_members: int = MAX_MEMBERS, max_bytes: int = 512 * 1024
+    ) -> None:
         self._append = append
         self._topic = topic
         self._codec = codec

@@ -18,7 +18,9 @@ from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
+from ..connectors.providers.accounts import keys_of
 from ..pipeline.billing import bill, cap
+from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
@@ -47,6 +49,7 @@ from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
 from .topology import Channels, Stages, build_topology, to_channel
+from .turns import Turns, TurnSettings
 from .watchdog import Watchdog, WatchdogSettings
 
 log = structlog.get_logger(__name__)
@@ -58,6 +61,9 @@ DRAIN_S = 20.0
 
 CLOSE_S = 30.0
 """For everything that is closed after the last event."""
+
+TELLING = frozenset({"openai", "anthropic", "cohere"})
+"""Providers whose replies say what their limits are."""
 
 IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
 """Records of a stage that may be in work at once; where more wait, fetching stops."""
@@ -100,6 +106,8 @@ class WorkerParts:
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    turns: TurnSettings = field(default_factory=TurnSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -129,7 +137,8 @@ class Worker:
         self.outbox = Outbox(self.app.append, parts.topics, parts.partitions)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
-        self.limits = Limits(parts.permits, clock=time.monotonic)
+        self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
+        self.turns = Turns(parts.turns)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
@@ -231,7 +240,8 @@ class Worker:
     async def _run(self, stop: asyncio.Event, on_ready: Callable[[int], None] | None) -> None:
         parts = self.parts
         await asyncio.to_thread(verify_topics, parts.brokers, parts.specs)
-        build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)
+        requests = [parts.topics.requests, *parts.tenants]
+        build_topology(self.app, parts.topics, self.stages, self.channels, requests, IN_WORK, self.turns)
         self.app.on_assigned(self._assigned)
         self.app.on_revoked(self._revoked)
         self.app.on_stopping(self._drain)
@@ -243,11 +253,13 @@ class Worker:
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
         watchdog = self._watchdog()
         watchdog.start()
+        turning = asyncio.create_task(self.turns.run(), name="turns")
         try:
             await run_app(self.app, stop=stop)
         finally:
             watchdog.stop()
             announce.cancel()
+            turning.cancel()
             async with asyncio.timeout(CLOSE_S):
                 await self._close(health)
 

@@ -34,7 +34,7 @@ async def starts(
         permit = await limits.acquire(model, Lane.STANDARD, "t", tokens)
         times.append(asyncio.get_running_loop().time())
         await asyncio.sleep(takes_s)
-        permit.used_tokens = used
+        permit.used = None if used is None else (used, 0)
         permit.release()
 
     await asyncio.gather(*(one() for _ in range(count)))
@@ -53,7 +53,7 @@ class SlidingWindow:
             self.taken.popleft()
         if len(self.taken) >= self.per_minute:
             self.refused += 1
-            raise Unavailable("429", retry_after=1.0)
+            raise Unavailable("429", retry_after=1.0, rate_limited=True)
         self.taken.append(now)
         await asyncio.sleep(2)
         return REPLY

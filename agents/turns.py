@@ -1,0 +1,132 @@
+"""Whose turn it is in the worker's event loop: the batch lane's packets begin as the urgent lanes' latency allows.
+
+    an express or standard request passes -> for some seconds the batch lane is held to a rate
+    every 10 ms a probe                   -> how late does the loop come to what is due?
+    ten times a second                    -> pipeline/lanes.py moves the rate
+
+A request passes the loop some ten times on its way to its call, each time as late as the probes are: so the loop's share of
+BATCH_TARGET_LATENCY_P95 is a tenth of it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic, thread_time
+
+from ..pipeline.lanes import Bounds, Flow, GradientLaw, Law, advance, turn_of
+from .safe import Delivered
+
+PASSES = 60
+"""Of a request through the event loop, from the door to its call."""
+PROBE_S = 0.01
+CONTROL_S = 0.1
+URGENT_S = 10.0
+"""So long after the last urgent request the batch lane is still held back: the next one may come any moment."""
+_MEMBER = b'"fingerprint":"'
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """`target_ms`: p95 of what the loop may add to an urgent request."""
+
+    target_ms: float = 100.0
+    bounds: Bounds = field(default_factory=Bounds)
+    law: Law = field(default_factory=GradientLaw)
+    alpha: float = 0.3
+    enabled: bool = True
+
+
+class Turns:
+    """One worker's; `gate()` gives each agent of the batch lane its own allowance at the common rate."""
+
+    def __init__(
+        self, settings: TurnSettings, *, clock: Callable[[], float] = monotonic, ceiling: Callable[[], float | None] = lambda: None
+    ) -> None:
+        self._settings, self._clock, self._ceiling = settings, clock, ceiling
+        self._urgent_until = float("-inf")
+        self.flow = Flow(settings.bounds.slowest)
+        self._late_ms: list[float] = []
+        self._wanted = False
+
+    @property
+    def holds(self) -> bool:
+        """Is the batch lane held to a rate now?"""
+        return self._settings.enabled and self._clock() < self._urgent_until
+
+    def urgent(self) -> None:
+        """An express or standard request passes."""
+        now = self._clock()
+        if now >= self._urgent_until:
+            # Whoever was alone until now begins slowly, and is sped up by what the probes say.
+            self.flow = Flow(self._settings.bounds.slowest)
+        self._urgent_until = now + URGENT_S
+
+    def gate(self) -> "Gate":
+        return Gate(self, self._settings.bounds)
+
+    def held_back(self) -> None:
+        """Something of the batch lane could begin, and has to wait."""
+        self._wanted = True
+
+    async def run(self) -> None:
+        """Probes and controls until cancelled."""
+        controlled = self._clock()
+        while True:
+            if not self.holds:
+                await asyncio.sleep(CONTROL_S)
+                controlled = self._clock()
+                continue
+            due, worked = self._clock() + PROBE_S, thread_time()
+            await asyncio.sleep(PROBE_S)
+            now = self._clock()
+            # What other programs on the machine take is none of the batch lane's doing, and slowing down would not give it back.
+            self._late_ms.append(1000 * max(0.0, min(now - due, thread_time() - worked)))
+            if now - controlled >= CONTROL_S:
+                controlled = now
+                self._control()
+
+    def _control(self) -> None:
+        late = sorted(self._late_ms)
+        self._late_ms.clear()
+        p95 = late[min(len(late) - 1, int(0.95 * len(late)))]
+        settings = self._settings
+        self.flow = advance(
+            self.flow,
+            p95,
+            law=settings.law,
+            target_ms=settings.target_ms / PASSES,
+            bounds=settings.bounds,
+            alpha=settings.alpha,
+            wanted=self._wanted,
+            ceiling=self._ceiling(),
+        )
+        self._wanted = False
+
+
+class Gate:
+    """One agent's allowance."""
+
+    def __init__(self, turns: Turns, bounds: Bounds) -> None:
+        self._turns, self._bounds = turns, bounds
+        self._next_at = float("-inf")
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def may_begin(self, event: Delivered, again: Callable[[], None]) -> bool:
+        """False: not now; `again` is called when it may."""
+        if not self._turns.holds:
+            return True
+        now = self._turns._clock()
+        if now < self._next_at:
+            self._turns.held_back()
+            if self._waiting is None:
+                self._waiting = asyncio.get_running_loop().call_later(self._next_at - now, self._ring, again)
+            return False
+        turn = turn_of(self._turns.flow.rate, self._bounds)
+        members = max(1, (event.value or b"").count(_MEMBER))
+        # At most one window is caught up: a burst after a pause would be what the turns are there to avoid.
+        self._next_at = max(self._next_at, now - turn.window_ms / 1000) + members / self._turns.flow.rate
+        return True
+
+    def _ring(self, again: Callable[[], None]) -> None:
+        self._waiting = None
+        again()
