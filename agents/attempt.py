@@ -13,6 +13,7 @@ from ..pipeline.call import OF_THE_KEY, Tried, after
 from ..pipeline.errors import Ambiguous as AmbiguousError
 from ..pipeline.errors import Charged as ChargedError
 from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
+from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Provider, ProviderReply
@@ -71,6 +72,8 @@ class CallParts:
     sleep: Sleep
     random: Callable[[], float]
     settings: CallSettings = field(default_factory=CallSettings)
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
 
     def account(self, provider: str, key: int) -> Provider:
         """The provider, with the key of this number."""
@@ -90,6 +93,8 @@ class Attempt:
     model: Model
     intent: Intent
     permit: Permit
+    first: Permit | None = None
+    """Of the call that this one hedges."""
 
     async def run(self) -> Tried:
         try:
@@ -103,6 +108,8 @@ class Attempt:
         late_ms = self.p.now() - intent.at_ms
         if self.owned.lost is not None or not self.is_current() or not 0 <= late_ms <= settings.intent_slack_s * 1000:
             return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
+        if self.first is not None and self.first.well:
+            return await self._unpaid(Unavailable("it was not sent: the first call was answered while this one was being written down"))
         try:
             reply = await self._complete()
         except (Rejected, Unavailable) as error:

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,10 +21,11 @@ from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unprice
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord
+from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose
 from ..schemas.record import Lane
 from ..schemas.requests import Call, Request
 from .attempt import Attempt, CallParts, IsCurrent
+from .hedge import hedged
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
@@ -195,7 +197,7 @@ class _Payment:
         if not self._is_current():
             raise Stale(f"the call of {self._request.identity.custom_id} belongs to another worker by now: it is not paid here")
 
-    def _decide(self, candidate: tuple[Model, int] | None) -> Decision:
+    def _decide(self, candidate: tuple[Model, int] | None, *, hedge: bool = False) -> Decision:
         policy = Policy(
             self._p.settings.max_attempts,
             self._p.on_ambiguous(self._request.identity.tenant),
@@ -208,6 +210,7 @@ class _Payment:
             policy=policy,
             cap_pico=candidate[1] if candidate else 0,
             asked_ms=self._request.accepted_ms,
+            hedge=hedge,
         )
 
     def _candidate(self) -> tuple[Model, int] | None:
@@ -287,7 +290,8 @@ class _Payment:
             return False
         try:
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
-            tried = await self._detached(self._attempt(model, cap_pico, permit))
+            first = self._detached(self._attempt(model, cap_pico, permit))
+            tried = await hedged(first, self._hedge_after(), self._p.hedges.may_hedge, partial(self._again, model, cap_pico, permit))
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
@@ -297,20 +301,40 @@ class _Payment:
         self._steps.moved()
         return await self._after(tried)
 
-    async def _attempt(self, model: Model, cap_pico: int, permit: Permit) -> Tried | None:
-        """None where nothing may be sent now: decide again. Raises `Unavailable` where the intent was rolled back."""
+    def _hedge_after(self) -> float | None:
+        """Seconds; None where the tenant does not allow to pay twice."""
+        tenant = self._request.identity.tenant
+        if self._p.hedge.after_s is None or self._p.on_ambiguous(tenant) == "fail":
+            return None
+        self._p.hedges.called()
+        return self._p.hedge.wait_s(tenant)
+
+    async def _again(self, model: Model, cap_pico: int, first: Permit) -> Tried | None:
+        """The same call once more, while the first one is not answered: with a permit and an intent of its own."""
+        permit = await self._permit(model)
+        if permit is None or first.well:
+            if permit is not None:
+                permit.release()
+            return None
+        return await self._detached(self._attempt(model, cap_pico, permit, first))
+
+    async def _attempt(self, model: Model, cap_pico: int, permit: Permit, first: Permit | None = None) -> Tried | None:
+        """None where nothing may be sent now: decide again. `first`: of the call that this one hedges.
+
+        Raises `Unavailable` where the intent was rolled back.
+        """
         intending, flight = self._owned.intending, self._request.flight
         try:
             if flight in intending:
                 raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
             intending.add(flight)
             try:
-                intent = await self._intend(model, cap_pico)
+                intent = await self._intend(model, cap_pico, "answer" if first is None else "hedge")
             finally:
                 intending.discard(flight)
             if intent is None:
                 return None
-            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit).run()
+            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, first).run()
         finally:
             permit.release()
 
@@ -329,11 +353,11 @@ class _Payment:
         except TimeoutError:
             return None
 
-    async def _intend(self, model: Model, cap_pico: int) -> Intent | None:
+    async def _intend(self, model: Model, cap_pico: int, purpose: Purpose) -> Intent | None:
         """None where nothing may be sent now: decide again."""
         # The wait for the permit was long, perhaps: everything is asked once more.
         self._check()
-        decision = self._decide((model, cap_pico))
+        decision = self._decide((model, cap_pico), hedge=purpose == "hedge")
         if not isinstance(decision, Pay) or self._stop((model, cap_pico)) is not None:
             return None
         settings, number = self._p.settings, decision.number
@@ -342,6 +366,7 @@ class _Payment:
             flight=flight,
             attempt=f"{flight[:24]}-{number}-{epoch}",
             number=number,
+            purpose=purpose,
             model=model.name,
             cap_pico=cap_pico,
             epoch=epoch,

@@ -21,6 +21,7 @@ from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.errors import ConfigError
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.models import Catalogue
@@ -194,6 +195,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
         breaker=BreakerPolicy(threshold=settings.routing.circuit_breaker_threshold),
+        hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
         turns=_turns(settings),
         call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from ..schemas.requests import Call, Identity, Lookup, Miss
 from ..schemas.responses import ResponseLine
 from ..schemas.topics import Topics
 from .metrics import observe_cost, observe_response
-from .packer import WAIT_S, Append, Packer, settle
+from .packer import MAX_MEMBERS, WAIT_S, Append, Packer, settle
 
 R = TypeVar("R", bound=Record)
 
@@ -35,19 +36,20 @@ class Packers:
 class Outbox:
     """All edges of one worker. Partitions follow from fingerprint and scope, so every worker computes the same."""
 
-    def __init__(self, append: Append, topics: Topics, partitions: int) -> None:
+    def __init__(self, append: Append, topics: Topics, partitions: int, max_members: Callable[[], int] = lambda: MAX_MEMBERS) -> None:
+        """`max_members`: of a packet that is made now."""
         self.append = append
         self.topics = topics
         self.partitions = partitions
         self.packers = Packers(
-            lookups=Packer(append, topics.lookups, lookups),
-            bulk_lookups=Packer(append, topics.bulk_lookups, lookups),
-            misses={lane: Packer(append, topics.misses(lane), misses) for lane in Lane},
-            calls={lane: Packer(append, topics.calls(lane), calls) for lane in Lane},
-            answers=Packer(append, topics.answers, answers),
+            lookups=Packer(append, topics.lookups, lookups, max_members=max_members),
+            bulk_lookups=Packer(append, topics.bulk_lookups, lookups, max_members=max_members),
+            misses={lane: Packer(append, topics.misses(lane), misses, max_members=max_members) for lane in Lane},
+            calls={lane: Packer(append, topics.calls(lane), calls, max_members=max_members) for lane in Lane},
+            answers=Packer(append, topics.answers, answers, max_members=max_members),
             vectors=Packer(append, topics.vectors, vectors),
             # Read by the sink alone, in a process of its own: larger inserts are cheaper, and nobody waits for them.
-            costs=Packer(append, topics.costs, costs, max_members=256),
+            costs=Packer(append, topics.costs, costs, max_members=lambda: 256),
         )
 
     def batch(self) -> "Sends":

@@ -22,6 +22,7 @@ from ..connectors.providers.accounts import keys_of
 from ..pipeline.billing import bill, cap
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.errors import ConfigError
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue
@@ -107,6 +108,7 @@ class WorkerParts:
     ledger: LedgerSettings
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
     turns: TurnSettings = field(default_factory=TurnSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
@@ -134,11 +136,11 @@ class Worker:
     def __init__(self, parts: WorkerParts) -> None:
         self.parts = parts
         self.app = self._app()
-        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions)
+        self.turns = Turns(parts.turns)
+        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.turns.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
         self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
-        self.turns = Turns(parts.turns)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
@@ -164,6 +166,7 @@ class Worker:
             sleep=asyncio.sleep,
             new_epoch=lambda: uuid.uuid4().hex,
             settings=parts.ledger,
+            max_members=self.turns.packet_size,
         )
 
     def _call_parts(self) -> CallParts:
@@ -182,6 +185,7 @@ class Worker:
             sleep=asyncio.sleep,
             random=random.random,
             settings=parts.call,
+            hedge=parts.hedge,
         )
 
     async def _answer_again(self, record: Completion | Failure) -> None:

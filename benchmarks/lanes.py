@@ -10,9 +10,11 @@ answers that came after the batch job had ended don't count.
 import argparse
 import asyncio
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from support import MODEL, Engine, engine, percentile, print_table, say, simulated_provider
@@ -93,7 +95,7 @@ async def measure(stack: Engine, brokers: str, rows: int, count: int, rate: floa
             job = write_requests(stack.home / f"job-{turn}.jsonl", endless(rows), MODEL, f"job-{turn}")
             process, report = stack.start_run(job, "--priority", "batch")
             await asyncio.sleep(2.0)  # Python's start
-            busy = await probe.ask(f"busy-{turn}", 1_000_000, rate, lambda p=process: p.poll() is None)
+            busy = await probe.ask(f"busy-{turn}", 1_000_000, rate, partial(still_runs, process))
             if process.wait():
                 raise RuntimeError("the batch job failed")
             told = json.loads(report.read_text())
@@ -109,6 +111,10 @@ async def measure(stack: Engine, brokers: str, rows: int, count: int, rate: floa
     if probe.failed:
         raise RuntimeError(f"{probe.failed} requests were answered with an error")
     return table, notes
+
+
+def still_runs(process: "subprocess.Popen[bytes]") -> bool:
+    return process.poll() is None
 
 
 def row(lane: str, idle: list[float], busy: list[float]) -> list[str]:

@@ -182,8 +182,20 @@ class Ledger:
         row = self._row(flight)
         return len(row.attempts), row.certain_pico
 
-    def decide(self, flight: str, *, now_ms: int, owner: Owner, policy: Policy, cap_pico: int, asked_ms: int | None = None) -> Decision:
+    def decide(
+        self,
+        flight: str,
+        *,
+        now_ms: int,
+        owner: Owner,
+        policy: Policy,
+        cap_pico: int,
+        asked_ms: int | None = None,
+        hedge: bool = False,
+    ) -> Decision:
         """What the owner of the partition may do about a flight now.
+
+        `hedge`: pay although an attempt of the owner's own is not answered yet; the caps of what is open count as spent.
 
         `cap_pico` is the most that the next attempt can cost. `asked_ms`: when the request came in; a request that came
         after its flight had failed was asked again on purpose, and may use up the attempts that are left.
@@ -194,12 +206,12 @@ class Ledger:
         if row.failed is not None and (asked_ms is None or asked_ms <= row.failed_ms):
             return Failed(row.failed)
         unfinished = self._unfinished(row, now_ms, owner)
-        if unfinished is not None:
+        if unfinished is not None and not (hedge and isinstance(unfinished, WaitUntil) and row.open_epochs == {owner.epoch}):
             return unfinished
         allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
         if row.possibly_paid >= allowed:
             return Exhausted(row.possibly_paid)
-        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS)
+        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
         if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
             return OverCap(spent)
         return Pay(1 + max((a.number for a in row.attempts.values()), default=0))

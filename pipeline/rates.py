@@ -168,8 +168,10 @@ class KeyRates:
 
     def ready_at(self) -> float:
         """When the next call may begin."""
-        first = () if self._first is None else (self._first.ready_at(),)
-        return max((float("-inf"), *first, *(pace.ready_at() for pace in self._paces.values())))
+        ready = float("-inf") if self._first is None else self._first.ready_at()
+        for pace in self._paces.values():
+            ready = max(ready, pace.ready_at())
+        return ready
 
     def held(self) -> None:
         """Calls wait for the limit that is ready last."""

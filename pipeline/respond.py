@@ -54,7 +54,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
+            return self._completed(record) if first and record.purpose in ("answer", "hedge") else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_engine.pipeline.rates import KeyRates, Pace, RateSeen, amounts, per_minute
+from inference_engine.pipeline.rates import KeyRates, Kind, Pace, RateSeen, amounts, per_minute
 
 
 @dataclass
@@ -83,7 +83,7 @@ def play(
     provider: TokenBucket | SlidingWindow,
     rates: KeyRates,
     *,
-    kind: str,
+    kind: Kind,
     seconds: float,
     latency_s: float,
     estimate: float = 1.0,
@@ -94,7 +94,7 @@ def play(
 ) -> Played:
     """Calls without end: each counts `counts` where `estimate` was expected. What was counted before `since` is left out."""
     now, paused, counted_before, admitted, refused = 0.0, 0.0, 0.0, 0, 0
-    ends: list[tuple[float, int, float, dict, tuple[float, float] | None, bool]] = []
+    ends: list[tuple[float, int, float, dict[Kind, float], tuple[float, float] | None, bool]] = []
     number = 0
     estimated = amounts(estimate, 0)
     while now < seconds:
@@ -106,7 +106,7 @@ def play(
             rates.heard()
             if tells:
                 limit = provider.limit
-                rates.observe([RateSeen(kind, limit, *told)] if told[1] else [RateSeen(kind, limit, told[0])], now, now - began)  # type: ignore[arg-type]
+                rates.observe([RateSeen(kind, limit, *told)] if told[1] else [RateSeen(kind, limit, told[0])], now, now - began)
             if not ok:
                 rates.refused(now)
                 paused = max(paused, now + 0.1)
