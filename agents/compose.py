@@ -37,7 +37,7 @@ from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings
-from .turns import TurnSettings
+from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
@@ -111,12 +111,12 @@ def _windows(settings: Settings) -> Mapping[Lane, WindowPolicy]:
     )
 
 
-def _turns(settings: Settings) -> TurnSettings:
+def _throttle(settings: Settings) -> ThrottleSettings:
     batching, window = settings.batching, _windows(settings)[Lane.BATCH]
     longest = max(1.0, float(window.max_wait_ms))
     bounds = Bounds(window.min_size, window.max_size, min_window_ms=min(10.0, longest), max_window_ms=longest)
     held = batching.priority_lanes and batching.lane_law != "fixed"
-    return TurnSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
+    return ThrottleSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
 
 
 def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
@@ -196,7 +196,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         permits=permits_of(settings),
         breaker=BreakerPolicy(threshold=settings.routing.circuit_breaker_threshold),
         hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
-        turns=_turns(settings),
+        throttle=_throttle(settings),
         call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,

@@ -40,6 +40,10 @@ class EmbedQueue:
             self._running = asyncio.create_task(self._drain(), name="embed")
         return future
 
+    def expects(self, lane: Lane) -> bool:
+        """Are texts of this lane waiting, or perhaps being embedded?"""
+        return self._running is not None or bool(self._waiting[lane])
+
     def _next(self) -> list[tuple[str, "asyncio.Future[Vector | None]"]]:
         batch: list[tuple[str, asyncio.Future[Vector | None]]] = []
         for lane in Lane:

@@ -38,7 +38,7 @@ class Health:
         return int(runner.addresses[0][1])
 
     async def _health(self, _: web.Request) -> web.Response:
-        app, limits, turns = self._worker.app, self._worker.limits, self._worker.turns
+        app, limits, throttle = self._worker.app, self._worker.limits, self._worker.throttle
         ready = app.ready.is_set()
         return web.json_response(
             {
@@ -50,9 +50,9 @@ class Health:
                 "calls_in_flight": {lane.value: n for lane, n in limits.in_flight.items()},
                 "models": {h.model: _told(h) for h in limits.health()},
                 "batch_lane": {
-                    "held": turns.holds,
-                    "requests_per_s": round(turns.flow.rate),
-                    "loop_late_ms": round(turns.flow.latency_ms, 1),
+                    "held": throttle.holds,
+                    "requests_per_s": round(throttle.flow.rate),
+                    "loop_late_ms": round(throttle.flow.latency_ms, 1),
                 },
                 "semantic": "on" if self._worker.shards is not None else "off",
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,

@@ -179,6 +179,10 @@ class Limits:
         gate = self._gates.get(model.name)
         return gate is not None and gate.breaker.ready_at() > self._clock()
 
+    def waits(self, lane: Lane) -> bool:
+        """Do calls of this lane wait for a permit?"""
+        return any(gate.queue.waits(lambda other: other is lane) for gate in self._gates.values())
+
     def health(self) -> list[Health]:
         """The models that were asked so far."""
         now = self._clock()

@@ -49,8 +49,8 @@ from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
+from .throttle import Throttle, ThrottleSettings
 from .topology import Channels, Stages, build_topology, to_channel
-from .turns import Turns, TurnSettings
 from .watchdog import Watchdog, WatchdogSettings
 
 log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class WorkerParts:
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
-    turns: TurnSettings = field(default_factory=TurnSettings)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -136,8 +136,8 @@ class Worker:
     def __init__(self, parts: WorkerParts) -> None:
         self.parts = parts
         self.app = self._app()
-        self.turns = Turns(parts.turns)
-        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.turns.packet_size)
+        self.throttle = Throttle(parts.throttle)
+        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
         self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
@@ -166,7 +166,7 @@ class Worker:
             sleep=asyncio.sleep,
             new_epoch=lambda: uuid.uuid4().hex,
             settings=parts.ledger,
-            max_members=self.turns.packet_size,
+            max_members=self.throttle.packet_size,
         )
 
     def _call_parts(self) -> CallParts:
@@ -209,7 +209,9 @@ class Worker:
             exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
-            coalesce=CoalesceStage(semantic.coalesce, to_route) if semantic else None,
+            coalesce=CoalesceStage(semantic.coalesce, to_route, more=self.queue.expects, calls_wait=self.limits.waits)
+            if semantic and self.queue
+            else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls),
             respond=RespondStage(out, self.clerk, self.ledger),
@@ -245,7 +247,7 @@ class Worker:
         parts = self.parts
         await asyncio.to_thread(verify_topics, parts.brokers, parts.specs)
         requests = [parts.topics.requests, *parts.tenants]
-        build_topology(self.app, parts.topics, self.stages, self.channels, requests, IN_WORK, self.turns)
+        build_topology(self.app, parts.topics, self.stages, self.channels, requests, IN_WORK, self.throttle)
         self.app.on_assigned(self._assigned)
         self.app.on_revoked(self._revoked)
         self.app.on_stopping(self._drain)
@@ -257,7 +259,7 @@ class Worker:
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
         watchdog = self._watchdog()
         watchdog.start()
-        turning = asyncio.create_task(self.turns.run(), name="turns")
+        turning = asyncio.create_task(self.throttle.run(), name="throttle")
         try:
             await run_app(self.app, stop=stop)
         finally:

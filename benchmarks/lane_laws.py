@@ -15,7 +15,7 @@ from random import Random
 
 from support import percentile, print_table
 
-from inference_engine.agents.turns import CONTROL_S, PASSES, PROBE_S, SMALL_PACKET
+from inference_engine.agents.throttle import CONTROL_S, PASSES, PROBE_S, SMALL_PACKET
 from inference_engine.pipeline.lanes import LAWS, Bounds, Flow, GradientLaw, Law, advance, turn_of
 
 PACKET = SMALL_PACKET

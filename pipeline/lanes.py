@@ -120,20 +120,16 @@ def advance(
     bounds: Bounds,
     alpha: float = 0.1,
     wanted: bool = True,
-    ceiling: float | None = None,
 ) -> Flow:
     """One control interval: `latency_ms` was seen in it.
 
     `wanted`: was the batch lane held back in it? A rate that nobody makes use of says nothing about what can be borne: it is not raised,
-    and slowly forgotten, so that the next job does not begin with a flood. `ceiling`: requests per second that the providers' limits let
-    through; more of them would only wait elsewhere.
+    and slowly forgotten, so that the next job does not begin with a flood.
     """
     latency = smoothed(flow.latency_ms, latency_ms, alpha)
     rate = law.next_rate(flow.rate, latency, target_ms, bounds)
     if not wanted:
         rate = min(rate, FORGOTTEN * flow.rate)
-    if ceiling is not None:
-        rate = min(rate, ceiling)
     return Flow(bounds.hold(rate), latency)
 
 

@@ -49,8 +49,12 @@ OnDead = Callable[[Delivered, DeadLetter], Awaitable[None]]
 class Gate(Protocol):
     """Says when an agent's events may begin."""
 
-    def may_begin(self, event: Delivered, again: Callable[[], None]) -> bool:
+    def may_begin(self, again: Callable[[], None]) -> bool:
         """False: not now; `again` is called when it may."""
+        ...
+
+    def begun(self, event: Delivered) -> None:
+        """This one begins."""
         ...
 
 
@@ -101,12 +105,14 @@ class Intake:
         backlog, running = self._backlog, self._running
         was_full = self.full
         while backlog and len(running) < self._limit and not self.suspended:
-            if self._left == 0 or (self._gate is not None and not self._gate.may_begin(backlog[0], self.pump)):
+            if self._left == 0 or (self._gate is not None and not self._gate.may_begin(self.pump)):
                 break
             if self._left == self._at_once:
                 asyncio.get_running_loop().call_soon(self._next_pass)
             self._left -= 1
             event = backlog.popleft()
+            if self._gate is not None:
+                self._gate.begun(event)
             self._backlog_bytes -= len(event.value or b"")
             if event.claim is None or event.claim.alive:
                 running.add(asyncio.create_task(self._run(event), context=self._context.copy()))

@@ -1,4 +1,4 @@
-"""Whose turn it is in the worker's event loop: the batch lane's packets begin as the urgent lanes' latency allows.
+"""Holds the batch lane back in the worker's event loop: its packets begin as the latency of express and standard allows.
 
     an express or standard request passes -> for some seconds the batch lane is held to a rate
     every 10 ms a probe                   -> how late does the loop come to what is due?
@@ -30,7 +30,7 @@ _MEMBER = b'"fingerprint":"'
 
 
 @dataclass(frozen=True, slots=True)
-class TurnSettings:
+class ThrottleSettings:
     """`target_ms`: what the loop may add to an urgent request, p95."""
 
     target_ms: float = 100.0
@@ -40,17 +40,18 @@ class TurnSettings:
     enabled: bool = True
 
 
-class Turns:
+class Throttle:
     """One worker's; `gate()` gives each agent of the batch lane its own allowance at the common rate."""
 
-    def __init__(
-        self, settings: TurnSettings, *, clock: Callable[[], float] = monotonic, ceiling: Callable[[], float | None] = lambda: None
-    ) -> None:
-        self._settings, self._clock, self._ceiling = settings, clock, ceiling
+    def __init__(self, settings: ThrottleSettings, *, clock: Callable[[], float] = monotonic) -> None:
+        self._settings, self._clock = settings, clock
         self._urgent_until = float("-inf")
         self.flow = Flow(settings.bounds.slowest)
         self._late_ms: list[float] = []
         self._wanted = False
+
+    def now(self) -> float:
+        return self._clock()
 
     @property
     def holds(self) -> bool:
@@ -105,7 +106,6 @@ class Turns:
             bounds=settings.bounds,
             alpha=settings.alpha,
             wanted=self._wanted,
-            ceiling=self._ceiling(),
         )
         self._wanted = False
 
@@ -113,26 +113,29 @@ class Turns:
 class Gate:
     """One agent's allowance."""
 
-    def __init__(self, turns: Turns, bounds: Bounds) -> None:
-        self._turns, self._bounds = turns, bounds
+    def __init__(self, throttle: Throttle, bounds: Bounds) -> None:
+        self._throttle, self._bounds = throttle, bounds
         self._next_at = float("-inf")
         self._waiting: asyncio.TimerHandle | None = None
 
-    def may_begin(self, event: Delivered, again: Callable[[], None]) -> bool:
+    def may_begin(self, again: Callable[[], None]) -> bool:
         """False: not now; `again` is called when it may."""
-        if not self._turns.holds:
+        now = self._throttle.now()
+        if not self._throttle.holds or now >= self._next_at:
             return True
-        now = self._turns._clock()
-        if now < self._next_at:
-            self._turns.held_back()
-            if self._waiting is None:
-                self._waiting = asyncio.get_running_loop().call_later(self._next_at - now, self._ring, again)
-            return False
-        turn = turn_of(self._turns.flow.rate, self._bounds)
-        members = max(1, (event.value or b"").count(_MEMBER))
-        # At most one window is caught up: a burst after a pause would be what the turns are there to avoid.
-        self._next_at = max(self._next_at, now - turn.window_ms / 1000) + members / self._turns.flow.rate
-        return True
+        self._throttle.held_back()
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().call_later(self._next_at - now, self._ring, again)
+        return False
+
+    def begun(self, event: Delivered) -> None:
+        """What it holds counts from now on."""
+        if not self._throttle.holds:
+            return
+        members, rate = max(1, (event.value or b"").count(_MEMBER)), self._throttle.flow.rate
+        # At most one window is caught up: a burst after a pause would be what the throttle is there to avoid.
+        caught_up = turn_of(rate, self._bounds).window_ms / 1000
+        self._next_at = max(self._next_at, self._throttle.now() - caught_up) + members / rate
 
     def _ring(self, again: Callable[[], None]) -> None:
         self._waiting = None
