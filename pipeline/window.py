@@ -58,8 +58,8 @@ def _fixed(min_size: int, max_size: int, max_wait_ms: int) -> WindowPolicy:
 def should_close(policy: WindowPolicy, *, size: int, age_ms: float, wait_ms: float | None = None, more_queued: bool = True) -> Close | None:
     """Why the window closes now, or None: it goes on waiting.
 
-    `size` prompts pend, the oldest for `age_ms` of `wait_ms` (None: what the lane allows). `more_queued`: whether prompts are known to be on
-    their way; without them min_size is enough.
+    `size` prompts pend, the oldest for `age_ms` of `wait_ms` (None: what the lane allows). `more_queued`: whether prompts are known to be
+    on their way; without them min_size is enough.
     """
     if size <= 0:
         return None

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from inference_engine.connectors.providers import Accounts
+from inference_engine.connectors.providers.accounts import Accounts
 from inference_engine.pipeline.errors import Ambiguous, Rejected, Unavailable
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply

@@ -3,7 +3,8 @@
 import pytest
 from multidict import CIMultiDict
 
-from inference_engine.connectors.providers import Accounts, build_providers, keys_in
+from inference_engine.connectors.providers import build_providers, keys_in
+from inference_engine.connectors.providers.accounts import Accounts
 from inference_engine.connectors.providers.rate_headers import rates_seen, seconds_of, seconds_until
 from inference_engine.pipeline.rates import RateSeen
 
