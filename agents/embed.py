@@ -26,8 +26,10 @@ ForwardGroups = Callable[[list[Group]], Awaitable[None]]
 class EmbedQueue:
     """Embeds in one thread, most urgent lane first; what arrives while a batch is computed makes up the next one."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, bulk: Callable[[], int] = lambda: BATCH) -> None:
+        """`bulk`: texts of the batch lane in one pass, which whoever comes next has to wait for."""
         self._embedder = embedder
+        self._bulk = bulk
         self._waiting: dict[Lane, deque[tuple[str, asyncio.Future[Vector | None]]]] = {lane: deque() for lane in Lane}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
         self._running: asyncio.Task[None] | None = None
@@ -47,8 +49,8 @@ class EmbedQueue:
     def _next(self) -> list[tuple[str, "asyncio.Future[Vector | None]"]]:
         batch: list[tuple[str, asyncio.Future[Vector | None]]] = []
         for lane in Lane:
-            queue = self._waiting[lane]
-            while queue and len(batch) < BATCH:
+            queue, most = self._waiting[lane], min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH
+            while queue and len(batch) < most:
                 batch.append(queue.popleft())
         return batch
 

@@ -144,7 +144,7 @@ class Worker:
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
-        self.queue = EmbedQueue(parts.semantic.embedder) if parts.semantic else None
+        self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
         self.shards: Shards | None = None
         self.stages = self._stages()
 

@@ -69,9 +69,7 @@ def main() -> None:
     parser.add_argument("--requests-per-minute", type=int, default=600)
     parser.add_argument("--tokens-per-minute", type=int, default=120_000)
     parser.add_argument("--latency-ms", type=float, default=200)
-    parser.add_argument(
-        "--cases", nargs="+", choices=["requests", "tokens", "learned", "keys"], default=["requests", "tokens", "learned", "keys"]
-    )
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     given = parser.parse_args()
     rate, tokens = given.requests_per_minute, given.tokens_per_minute
     cases = {
