@@ -291,7 +291,13 @@ class _Payment:
         try:
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
             first = self._detached(self._attempt(model, cap_pico, permit))
-            tried = await hedged(first, self._hedge_after(), self._p.hedges.may_hedge, partial(self._again, model, cap_pico, permit))
+            tried = await hedged(
+                first,
+                self._hedge_after(),
+                self._p.hedges.may_hedge,
+                partial(self._permit, model),
+                partial(self._again, model, cap_pico, permit),
+            )
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
@@ -309,12 +315,10 @@ class _Payment:
         self._p.hedges.called()
         return self._p.hedge.wait_s(tenant)
 
-    async def _again(self, model: Model, cap_pico: int, first: Permit) -> Tried | None:
-        """The same call once more, while the first one is not answered: with a permit and an intent of its own."""
-        permit = await self._permit(model)
-        if permit is None or first.well:
-            if permit is not None:
-                permit.release()
+    async def _again(self, model: Model, cap_pico: int, first: Permit, permit: Permit) -> Tried | None:
+        """The same call once more, with a permit and an intent of its own."""
+        if first.well:
+            permit.release()  # answered, and about to be written down
             return None
         return await self._detached(self._attempt(model, cap_pico, permit, first))
 

@@ -1,55 +1,60 @@
-"""Runs a call a second time where it was not answered for a while, and takes whichever answer is first."""
+"""Runs a call a second time where it was not answered for a while. Whichever answer is durable first is the one that everybody gets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ..pipeline.call import Tried
+from .limits import Permit
 
 Attempted = Tried | None
 
 
 async def hedged(
-    first: Awaitable[Attempted], wait_s: float | None, may_hedge: Callable[[], bool], second: Callable[[], Coroutine[Any, Any, Attempted]]
+    first: Awaitable[Attempted],
+    wait_s: float | None,
+    may_hedge: Callable[[], bool],
+    permit: Callable[[], Coroutine[Any, Any, Permit | None]],
+    second: Callable[[Permit], Awaitable[Attempted]],
 ) -> Attempted:
-    """What came of `first`; where it is not over after `wait_s` and `may_hedge`, of whichever of both is done first.
+    """What came of `first`; where it is not over after `wait_s` and `may_hedge`, of both.
 
-    `second` waits for a permit and writes an intent of its own: until that is on its way it is called off when the first one is done. What
-    is sent runs to its end in any case, and books what it cost.
+    A hedge that still waits for its permit is called off when the first call is over. Otherwise this returns when both are over: the answer
+    is given from the ledger and does not wait for that, and until then the source's event must not be released, since whoever takes over
+    after a crash finds the open attempt by it.
     """
     if wait_s is None:
         return await first
     one = asyncio.ensure_future(first)
-    two: asyncio.Task[Attempted] | None = None
+    await asyncio.wait({one}, timeout=wait_s)
+    if one.done() or not may_hedge():
+        return await one
+    granted = await _permit_before(one, permit)
+    if granted is None:
+        return await one
+    two = asyncio.ensure_future(second(granted))
+    await asyncio.wait({one, two})
+    return two.result() if _answered(two) and not _answered(one) else one.result()
+
+
+async def _permit_before(one: "asyncio.Future[Attempted]", permit: Callable[[], Coroutine[Any, Any, Permit | None]]) -> Permit | None:
+    """None where the first call is over before there is one."""
+    asking = asyncio.create_task(permit())
     try:
-        await asyncio.wait({one}, timeout=wait_s)
-        if one.done() or not may_hedge():
-            return await one
-        two = asyncio.create_task(second())
-        await asyncio.wait({one, two}, return_when=asyncio.FIRST_COMPLETED)
-        if not one.done() and _answered(two):
-            one.add_done_callback(_seen)
-            return two.result()
-        tried = await one
-        if tried is not None and tried.next == "done":
-            return tried
-        # The first one failed: the second one may still answer.
-        await asyncio.wait({two})
-        return two.result() if _answered(two) else tried
+        await asyncio.wait({one, asking}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            return None
+        granted = asking.result()
+        if granted is not None and one.done():
+            granted.release()
+            return None
+        return granted
     finally:
-        if two is not None:
-            two.cancel()
-            two.add_done_callback(_seen)
+        asking.cancel()
 
 
-def _answered(task: "asyncio.Task[Attempted]") -> bool:
-    if not task.done() or task.cancelled() or task.exception() is not None:
+def _answered(task: "asyncio.Future[Attempted]") -> bool:
+    if task.cancelled() or task.exception() is not None:
         return False
     tried = task.result()
     return tried is not None and tried.next == "done"
-
-
-def _seen(task: "asyncio.Future[Attempted]") -> None:
-    """Its failure is booked where it happened; nobody waits for it here."""
-    if not task.cancelled():
-        task.exception()

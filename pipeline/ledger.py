@@ -4,6 +4,7 @@
         `decide` answers `Completed`.
     P2  A call in flight at a crash is paid at most once more per crash, and a flight never more than `max_attempts`
         times in all: every attempt that may have cost money counts, whoever made it.
+        A hedge (a tenant's own choice) is such an attempt beside one that is open.
     P3  Every possible double payment is a record: certain <= the provider's bill <= certain + ambiguous (+ open, while
         calls are in flight). An open intent is booked as ambiguous, at its cap, before its flight is paid again.
     P4  With `on_ambiguous="fail"` a flight is paid at most once.

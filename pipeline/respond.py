@@ -85,7 +85,7 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose == "answer" else record.purpose
+        kind = "duplicate" if record.purpose in ("answer", "hedge") else record.purpose
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
