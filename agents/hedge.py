@@ -41,7 +41,8 @@ async def _permit_before(one: "asyncio.Future[Attempted]", permit: Callable[[], 
     """None where the first call is over before there is one."""
     asking = asyncio.create_task(permit())
     try:
-        await asyncio.wait({one, asking}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {one, asking}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             return None
         granted = asking.result()

@@ -165,6 +165,26 @@ def test_a_hedge_that_waits_for_its_permit_is_called_off_when_the_answer_comes()
     assert world.kinds() == ["intent", "completion"] * 2
 
 
+def test_a_hedge_is_not_sent_where_the_answer_comes_while_its_intent_is_written() -> None:
+    world = World(provider=slow_first(5))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            intend = hedging(one).ledger.intend
+
+            async def slowly(*args: object, **more: object) -> None:
+                await intend(*args, **more)  # type: ignore[arg-type]
+                if world.provider.calls:
+                    await asyncio.sleep(4)
+
+            one.ledger.intend = slowly  # type: ignore[method-assign]
+            await one.run(call())
+
+    run(main())
+    assert world.kinds() == ["intent", "intent", "completion", "unpaid"]
+    assert len(world.provider.calls) == 1
+
+
 def test_a_slow_provider_is_not_asked_everything_twice() -> None:
     async def slow(_model: Model, _number: int) -> ProviderReply:
         await asyncio.sleep(10)

@@ -234,6 +234,14 @@ def test_several_keys_are_used_evenly_and_each_up_to_its_own_limit() -> None:
     assert all(290 <= count <= 310 for count in used.values())
 
 
+def test_keys_without_limits_are_used_evenly_too() -> None:
+    async def main() -> Counter[int]:
+        one = several(3)
+        return Counter([(await one.acquire(MODEL, Lane.STANDARD, "t", 1)).key for _ in range(30)])
+
+    assert run(main()) == {0: 10, 1: 10, 2: 10}
+
+
 def test_a_key_that_is_told_to_wait_leaves_the_calls_to_the_others() -> None:
     async def main() -> set[int]:
         one = several(2)
