@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
     embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
     embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
+    embedding_backend: Literal["auto", "torch", "openvino"] = env(
+        "EMBEDDING_BACKEND", "auto", "auto | torch | openvino: what runs the model; auto is OpenVINO where it is installed"
+    )
     embedding_threads: int | None = env("EMBEDDING_THREADS", None, "threads of the embedder in one worker; unset: all cores", ge=1)
 
     # Promises
@@ -92,7 +95,7 @@ class Settings(BaseSettings):
     give_up_seconds: float = env(
         "GIVE_UP_SECONDS", 600.0, "so long a request is tried while its provider can't be reached", ge=0, le=86_400, allow_inf_nan=False
     )
-    max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
+    max_in_flight: int = env("MAX_IN_FLIGHT", 2048, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
     hedge_after_seconds: float | None = env(
@@ -268,6 +271,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """In clear, for whoever sends it."""
+    return value.get_secret_value() if value is not None else None
 
 
 def redacted(value: Any) -> Any:

@@ -72,6 +72,11 @@ class Embedder(Protocol):
         """Longer texts are truncated by the model: two texts equal up to here look the same to it."""
         ...
 
+    @property
+    def parallel(self) -> int:
+        """From how many threads it may be called, and gains by it."""
+        ...
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
 
     def embed(self, texts: Sequence[str]) -> Vectors:

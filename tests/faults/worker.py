@@ -98,7 +98,7 @@ def break_parts() -> None:
     if STUCK:
         worker.IngestStage = StuckDoor  # type: ignore[attr-defined]
     if INDEX:
-        compose.find_embedder = lambda dimension, **_: FoundEmbedder(HashEmbedder(dimension), "")  # type: ignore[attr-defined]
+        compose.embedder_of = lambda settings: FoundEmbedder(HashEmbedder(settings.caching.embedding_dimension), "")  # type: ignore[attr-defined]
     if INDEX not in ("", "hash"):
         compose._make_index = broken_index
 
