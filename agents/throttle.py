@@ -17,9 +17,10 @@ from ..pipeline.lanes import Bounds, Flow, GradientLaw, Law, advance, turn_of
 from .packer import MAX_MEMBERS
 from .safe import Delivered
 
-PASSES = 120
+PASSES = 240
 """How often a request waits for the event loop on its way from `requests` to `responses`: some 40 times, each of the seven hops being a
-fetch, a handler, an append and its acknowledgement; and three times that, since the 95th of a hundred meets more than the mean."""
+fetch, a handler, an append and its acknowledgement. Six times that, since the 95th of a hundred meets more than the mean, and since what
+the batch lane does to the loop it does to the broker and the sink, which share the machine, too."""
 SMALL_PACKET = 8
 """Members of a packet while somebody urgent is there: it is handled in one piece, some milliseconds in which nobody else has a turn."""
 PROBE_S = 0.01
