@@ -31,15 +31,20 @@ class Bounds:
 
     @property
     def slowest(self) -> float:
-        """Requests per second; never less, so that the batch lane always gets on."""
+        """Requests per second: the smallest size in the longest window. The lane begins with it."""
         return 1000 * self.min_size / self.max_window_ms
+
+    @property
+    def floor(self) -> float:
+        """Never less, so that the batch lane always gets on: for a machine that can't do the slowest rate beside the others."""
+        return self.slowest / 8
 
     @property
     def fastest(self) -> float:
         return 1000 * self.max_size / self.min_window_ms
 
     def hold(self, rate: float) -> float:
-        return min(self.fastest, max(self.slowest, rate))
+        return min(self.fastest, max(self.floor, rate))
 
 
 FORGOTTEN = 0.98
@@ -129,7 +134,7 @@ def advance(
     latency = smoothed(flow.latency_ms, latency_ms, alpha)
     rate = law.next_rate(flow.rate, latency, target_ms, bounds)
     if not wanted:
-        rate = min(rate, FORGOTTEN * flow.rate)
+        rate = min(rate, max(bounds.slowest, FORGOTTEN * flow.rate))
     return Flow(bounds.hold(rate), latency)
 
 
@@ -142,8 +147,8 @@ class Turn:
 
 
 def turn_of(rate: float, bounds: Bounds) -> Turn:
-    """Size and window grow and shrink together along the rate, both in proportion to its logarithm."""
-    rate = bounds.hold(rate)
+    """Size and window grow and shrink together along the rate, both in proportion to its logarithm. Below the slowest rate as at it."""
+    rate = max(bounds.slowest, bounds.hold(rate))
     span = math.log(bounds.fastest / bounds.slowest)
     share = math.log(rate / bounds.slowest) / span if span > 0 else 0.0
     size = bounds.min_size * (bounds.max_size / bounds.min_size) ** share
