@@ -131,6 +131,9 @@ class Bill:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    """For any lifetime."""
     pico: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
     prompts: Counter[bytes] = field(default_factory=Counter)
@@ -147,6 +150,8 @@ class Bill:
         self.calls += 1
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
+        self.cache_read_tokens += usage.cache_read_tokens
+        self.cache_write_tokens += usage.cache_write_tokens + usage.cache_write_1h_tokens + usage.cache_write_12h_tokens
         self.pico += pico
         self.by_model[model] += 1
         self.prompts[digest] += 1
@@ -189,6 +194,8 @@ class Bill:
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
             "pico": self.pico,
             "usd": str(Decimal(self.pico).scaleb(-12)),
             "by_model": dict(self.by_model),
@@ -198,6 +205,7 @@ class Bill:
     def clear(self) -> None:
         """Forgets the totals; lines on disk stay."""
         self.calls = self.input_tokens = self.output_tokens = self.pico = 0
+        self.cache_read_tokens = self.cache_write_tokens = 0
         self.by_model.clear()
         self.prompts.clear()
 

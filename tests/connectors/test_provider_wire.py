@@ -157,6 +157,7 @@ def test_anthropics_cached_tokens_become_part_of_the_input() -> None:
         "cache_read_tokens": 20,
         "cache_write_tokens": 30,
         "cache_write_1h_tokens": 40,
+        "cache_write_12h_tokens": 0,
     }
     # 10 x $2 + 20 x $0.10 + 30 x $2.50 + 40 x $4 + 5 x $10 = 20 + 2 + 75 + 160 + 50 = 307
     assert bill(CLAUDE, made.usage, made.service_tier, DAY) == 307_000_000
