@@ -19,7 +19,7 @@ ANTHROPIC, OPENAI, OLD = Rules("cache_control", 1024), Rules("breakpoints"), Rul
 
 
 def prompt(*pieces: tuple[str, int] | tuple[str, int, str], key: str | None = "k", implicit: bool = False) -> Prompt:
-    return Prompt("m", tuple(Piece(p[0].encode(), p[1], *p[2:]) for p in pieces), key, implicit)  # type: ignore[arg-type]
+    return Prompt("m", tuple(Piece(p[0].encode(), p[1], *p[2:]) for p in pieces), key, implicit)
 
 
 def served(cache: SimulatedCache, rules: Rules, asked: Prompt, now: float = 0.0) -> Served:

@@ -103,6 +103,16 @@ def test_who_could_not_wait_does_not_pay_for_writing_twice() -> None:
     assert at(one.board(second, 30_000)) == []
 
 
+def test_nothing_is_written_beyond_a_prefix_that_another_one_is_writing() -> None:
+    """It would pay for the tokens of that prefix once more."""
+    one = tree()
+    first, second = one.enter(path("s", "1"), 0), one.enter(path("s", "d", "2"), 0)
+    one.enter(path("s", "d", "3"), 0)
+    go(one, first)
+    assert one.turn(second, 0) == Wait(b"s")
+    assert at(one.board(second, 30_000)) == []
+
+
 def test_nobody_waits_for_a_writer_that_is_less_urgent() -> None:
     one = tree()
     batch, express = one.enter(path("s", "1"), 0, urgency=2), one.enter(path("s", "2"), 0, urgency=0)
