@@ -10,10 +10,11 @@ The marks are put on the blocks where the prompts part; of more than a request c
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .prefix import Block, Lifetime, Mark, Marks, Path, Terms
+from .prefix import Block, Lifetime, Mark, Marks, Path, Terms, send_order
 
 _SMOOTH = 0.3
 """Weight of the newest gap between two uses of a prefix."""
@@ -320,6 +321,21 @@ class PrefixTree:
             while len(kept) > self._remember:
                 gone, _ = kept.popitem(last=False)
                 self._nodes.pop(gone, None)
+
+
+def marks_of_job(terms: Terms, paths: Sequence[Path], *, calls_per_s: float = 1.0) -> list[Marks]:
+    """The marks of calls that are known all together, as in a provider's batch file, in the order of `paths`.
+
+    Nobody can wait there for who writes: every member of a group carries the mark that the first one of `send_order` writes.
+    """
+    tree = PrefixTree(terms, remember=0, calls_per_s=calls_per_s)
+    order = send_order(paths)
+    tickets = {i: tree.enter(paths[i], 0) for i in order}
+    found: dict[int, Marks] = {}
+    for i in order:
+        found[i] = tree.board(tickets[i], 0)
+        tree.land(tickets[i], 0, cached=1)
+    return [found[i] for i in range(len(paths))]
 
 
 def _mean(old: float, new: float) -> float:

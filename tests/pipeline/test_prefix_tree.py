@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.prefix import Block, Lifetime, Marks, Path, Terms
-from inference_engine.pipeline.prefix_tree import Go, PrefixTree, Ticket, Wait
+from inference_engine.pipeline.prefix_tree import Go, PrefixTree, Ticket, Wait, marks_of_job
 
 ANTHROPIC = Terms("cache_control", 1000, 0.1, (Lifetime("5m", 300, 1.25), Lifetime("1h", 3600, 2.0)))
 OPENAI = Terms("breakpoints", 1000, 0.1, (Lifetime("30m", 1800, 1.25),), per_key_per_minute=15)
@@ -220,6 +220,13 @@ def test_different_prefixes_have_different_keys() -> None:
     for ticket in tickets:
         one.turn(ticket, 0)
     assert tickets[0].key != tickets[2].key
+
+
+def test_in_a_file_of_calls_every_member_of_a_group_carries_its_mark() -> None:
+    job = [path("a", "1"), path("alone"), path("a", "2"), path("b", "1"), path("b", "2")]
+    found = marks_of_job(ANTHROPIC, job)
+    assert [at(marks) for marks in found] == [[2000], [], [2000], [2000], [2000]]
+    assert found[0].marks[0].node == found[2].marks[0].node != found[3].marks[0].node
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------
