@@ -11,8 +11,9 @@ from .simulation import Answered, Asked
 CREATED_S = 1_700_000_000
 
 
-def completion(asked: Asked, made: Answered, request_id: str, usage: Usage) -> JsonObject:
-    """The chat completion; equal questions get equal answers but for the id."""
+def completion(asked: Asked, made: Answered, request_id: str, usage: Usage | None = None) -> JsonObject:
+    """The chat completion; equal questions get equal answers but for the id. `usage`: None where nothing was cached."""
+    usage = usage or _plain(asked, made)
     if made.tool is not None:
         call_id = _call_id(made)
         function = {"name": made.tool, "arguments": made.arguments}
@@ -46,8 +47,9 @@ def completion(asked: Asked, made: Answered, request_id: str, usage: Usage) -> J
     }
 
 
-def message(asked: Asked, made: Answered, request_id: str, usage: Usage) -> JsonObject:
-    """The Anthropic message; equal questions get equal answers but for the id."""
+def message(asked: Asked, made: Answered, request_id: str, usage: Usage | None = None) -> JsonObject:
+    """The Anthropic message; equal questions get equal answers but for the id. `usage`: None where nothing was cached."""
+    usage = usage or _plain(asked, made)
     if made.tool is not None:
         content: list[JsonObject] = [{"type": "tool_use", "id": _call_id(made), "name": made.tool, "input": orjson.loads(made.arguments)}]
     else:
@@ -72,6 +74,10 @@ def message(asked: Asked, made: Answered, request_id: str, usage: Usage) -> Json
             "service_tier": "standard",
         },
     }
+
+
+def _plain(asked: Asked, made: Answered) -> Usage:
+    return Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
 
 
 def _call_id(made: Answered) -> str:

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
+from inference_engine.agents.call_agent import CallAgent
 from inference_engine.agents.prefix import MOST_WAIT_S, PrefixRoom
 from inference_engine.pipeline.errors import Rejected, Unavailable
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.pipeline.prefix import Lifetime, Terms
+from inference_engine.schemas import packets
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Completion, Failure
 from inference_engine.schemas.record import JsonObject, Lane
 from inference_engine.schemas.requests import Call
 
 from .payers import REPLY, Bill, World, call, worker
+from .support import TOPICS, event
 from .virtual_time import run
 
 TERMS = Terms("cache_control", 1000, 0.1, (Lifetime("5m", 300, 1.25),))
@@ -188,6 +191,21 @@ def test_tenants_neither_wait_for_nor_mark_for_each_other() -> None:
 
     run(main())
     assert [is_marked(body) for body in one.provider.bodies] == [False, False]
+
+
+def test_members_of_a_packet_are_sent_group_by_group() -> None:
+    one = world(answers_after(0.1))
+    one.permits = dict.fromkeys(Lane, 1)
+    calls = [sharing(f"{group}{i}", group * 8000) for i in range(3) for group in "abc"]
+
+    async def main() -> None:
+        async with worker(one) as w:
+            packet = event(TOPICS.calls(Lane.STANDARD), packets.calls.encode(calls))
+            await CallAgent(w.stage).on_calls(packet)
+
+    run(main())
+    readers = [body["messages"][1]["content"][0] for body in one.provider.bodies][3:]
+    assert readers == ["a", "a", "b", "b", "c", "c"]
 
 
 def room(enabled: bool) -> PrefixRoom:
