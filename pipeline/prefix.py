@@ -43,7 +43,17 @@ class Block:
 
 
 def path_of(tenant: str, body: JsonObject) -> Path:
-    """The blocks of a prompt, in the order in which providers read them. Empty where its author marks it himself."""
+    """The blocks of a prompt, in the order in which providers read them.
+
+    Empty where its author marks it himself, and where it can't be read as a prompt: that is the call's own matter, not its neighbours'.
+    """
+    try:
+        return _path_of(tenant, body)
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return ()
+
+
+def _path_of(tenant: str, body: JsonObject) -> Path:
     if any(body.get(name) is not None for name in _OWN_MARKS):
         return ()
     chain = hashlib.blake2b(digest_size=16)

@@ -75,6 +75,19 @@ def test_a_prompt_that_its_author_marks_is_left_alone(body: JsonObject) -> None:
     assert path_of("t", body) == ()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]},
+        {"messages": [{"role": "user", "content": "a", "tool_calls": [{"id": 2**70}]}]},
+        {"messages": [{"role": "user", "content": "a"}], "tools": [{"size": 2**70}]},
+        {"messages": ["a"]},
+    ],
+)
+def test_a_body_that_cannot_be_written_has_no_path_and_harms_nobody(body: JsonObject) -> None:
+    assert path_of("t", body) == ()
+
+
 def test_a_tool_call_can_carry_no_mark() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     body = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]}
