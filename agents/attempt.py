@@ -22,6 +22,7 @@ from ..schemas.requests import Call, Request
 from .ledger import LedgerStage, OwnedLedger, Sleep
 from .limits import Limits, Permit
 from .packer import WAIT_S, Now
+from .prefix import PrefixRoom, Seat
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class CallParts:
     providers: Mapping[str, Provider]
     ledger: LedgerStage
     limits: Limits
+    prefixes: PrefixRoom
     cap: Cap
     price: Price
     reemit: Reemit
@@ -80,12 +82,15 @@ class Attempt:
     model: Model
     intent: Intent
     permit: Permit
+    seat: Seat
 
     async def run(self) -> Tried:
         try:
             return await self._send()
         finally:
-            self.permit.release()  # where nothing was sent
+            # Where nothing was sent, or it failed.
+            self.permit.release()
+            self.seat.land()
 
     async def _send(self) -> Tried:
         intent, settings = self.intent, self.p.settings
@@ -115,8 +120,12 @@ class Attempt:
         try:
             async with asyncio.timeout(timeout + 1):
                 reply = await self.p.providers[self.model.provider].complete(
-                    self.model, self.call.request.body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                    self.model,
+                    self.seat.board(self.call.request.body),
+                    timeout=timeout,
+                    metadata={"flight": intent.flight, "attempt": intent.attempt},
                 )
+            self.seat.land(reply.usage)
             permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
             return reply
         except Unavailable as error:

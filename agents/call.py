@@ -8,7 +8,7 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,6 +27,7 @@ from .attempt import Attempt, CallParts, IsCurrent
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
+from .prefix import Seat
 from .steps import Steps
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,10 @@ class CallStage:
         self._steps: set[Steps] = set()
         self._moves: Counter[int] = Counter()
         self._stopping = False
+
+    def in_order(self, calls: Sequence[Call]) -> list[Call]:
+        """Calls that share a prefix side by side: they are begun, and so are mostly sent, in this order."""
+        return [calls[i] for i in self.parts.prefixes.in_order([call.request for call in calls])]
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""
@@ -257,22 +262,27 @@ class _Payment:
     # --- one attempt -------------------------------------------------------------------------------------------------
 
     async def _pay(self, model: Model, cap_pico: int) -> bool:
-        permit = await self._permit(model)
-        if permit is None:
-            return False
+        seat = self._p.prefixes.enter(model, self._request, self._lane)
         try:
+            with self._steps.in_queue():
+                await seat.ready(self._left_s())
+            permit = await self._permit(model)
+            if permit is None:
+                return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
-            tried = await self._detached(self._attempt(model, cap_pico, permit))
+            tried = await self._detached(self._attempt(model, cap_pico, permit, seat))
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
             return False
+        finally:
+            seat.leave()
         if tried is None:
             return False
         self._steps.moved()
         return await self._after(tried)
 
-    async def _attempt(self, model: Model, cap_pico: int, permit: Permit) -> Tried | None:
+    async def _attempt(self, model: Model, cap_pico: int, permit: Permit, seat: Seat) -> Tried | None:
         """None where nothing may be sent now: decide again. Raises `Unavailable` where the intent was rolled back."""
         intending, flight = self._owned.intending, self._request.flight
         try:
@@ -285,14 +295,18 @@ class _Payment:
                 intending.discard(flight)
             if intent is None:
                 return None
-            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit).run()
+            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat).run()
         finally:
             permit.release()
 
+    def _left_s(self) -> float | None:
+        """Until the deadline; None where there is none."""
+        deadline = self._request.deadline_ms
+        return None if deadline is None else max(0, deadline - self._p.now()) / 1000
+
     async def _permit(self, model: Model) -> Permit | None:
         """None where the deadline passed while waiting."""
-        deadline = self._request.deadline_ms
-        timeout = None if deadline is None else max(0, deadline - self._p.now()) / 1000
+        timeout = self._left_s()
         tokens = estimate_tokens(model, self._request.body)
         try:
             with self._steps.in_queue():

@@ -16,7 +16,7 @@ class CallAgent:
         self._stage = stage
 
     async def on_calls(self, event: Delivered) -> None:
-        members: list[Call] = decode(packets.calls, event)
+        members: list[Call] = self._stage.in_order(decode(packets.calls, event))
         results = await asyncio.gather(
             *(self._stage.run(event.partition, call, call.request.lane, lambda: event.current) for call in members), return_exceptions=True
         )

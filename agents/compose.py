@@ -154,6 +154,8 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),
+        prefix_enabled=caching.prefix_enabled,
+        prefix_cache_size=caching.prefix_cache_size,
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
     )
 

@@ -22,9 +22,10 @@ from ..pipeline.billing import bill, cap
 from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
-from ..pipeline.models import Catalogue
+from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Embedder, Provider, VectorIndex
-from ..pipeline.prices import day_of
+from ..pipeline.prefix import Terms, terms_of
+from ..pipeline.prices import day_of, rates
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
@@ -41,6 +42,7 @@ from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
 from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
+from .prefix import PrefixRoom
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
@@ -99,6 +101,8 @@ class WorkerParts:
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
+    prefix_enabled: bool = True
+    prefix_cache_size: int = 1_000
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
@@ -106,6 +110,11 @@ class WorkerParts:
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def terms_now(model: Model) -> Terms | None:
+    """The terms of a model's prompt cache at today's prices. Raises `Unpriced`."""
+    return terms_of(model, rates(model, "standard", day_of(now_ms())).base)
 
 
 @contextmanager
@@ -164,6 +173,7 @@ class Worker:
             providers=parts.providers,
             ledger=self.ledger,
             limits=self.limits,
+            prefixes=PrefixRoom(terms_now, enabled=parts.prefix_enabled, remember=parts.prefix_cache_size, now=now_ms),
             cap=lambda model, body: cap(model, body, day_of(now_ms())),
             price=lambda model, usage, tier, at_ms: bill(model, usage, tier, day_of(at_ms)),
             reemit=self._answer_again,

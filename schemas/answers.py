@@ -16,6 +16,9 @@ class Usage(Record):
     cache_write_tokens: int = 0
     """Written to the provider's cache at its short time to live."""
     cache_write_1h_tokens: int = 0
+    """Written at the longer time to live of Anthropic."""
+    cache_write_12h_tokens: int = 0
+    """Written at the longer time to live of OpenAI."""
 
 
 class ErrorInfo(Record):
