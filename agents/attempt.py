@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import Tried, after
+from ..connectors.providers.accounts import Accounts
+from ..pipeline.breaker import verdict
+from ..pipeline.call import OF_THE_KEY, Tried, after
 from ..pipeline.errors import Ambiguous as AmbiguousError
 from ..pipeline.errors import Charged as ChargedError
 from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
+from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Provider, ProviderReply
@@ -31,6 +34,9 @@ Cap = Callable[[Model, JsonObject], int]
 """The most that a call can cost now, in pico-dollars. Raises `Unpriced`."""
 Price = Callable[[Model, Usage, str, int], int]
 """(model, usage, service tier, sent at ms) -> pico-dollars. Raises `Unpriced`."""
+KEY_REST_S = 60.0
+"""So long a key that was refused is not used, where there are others."""
+
 Reemit = Callable[[Completion | Failure], Awaitable[None]]
 
 
@@ -68,6 +74,13 @@ class CallParts:
     sleep: Sleep
     random: Callable[[], float]
     settings: CallSettings = field(default_factory=CallSettings)
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
+
+    def account(self, provider: str, key: int) -> Provider:
+        """The provider, with the key of this number."""
+        found = self.providers[provider]
+        return found.accounts[key] if isinstance(found, Accounts) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,8 @@ class Attempt:
     intent: Intent
     permit: Permit
     seat: Seat
+    first: Permit | None = None
+    """Of the call that this one hedges."""
 
     async def run(self) -> Tried:
         try:
@@ -98,6 +113,8 @@ class Attempt:
         late_ms = self.p.now() - intent.at_ms
         if self.owned.lost is not None or not self.is_current() or not 0 <= late_ms <= settings.intent_slack_s * 1000:
             return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
+        if self.first is not None and self.first.well:
+            return await self._unpaid(Unavailable("it was not sent: the first call was answered while this one was being written down"))
         try:
             reply = await self._complete()
         except (Rejected, Unavailable) as error:
@@ -119,26 +136,39 @@ class Attempt:
         intent, timeout, permit = self.intent, self.p.settings.call_timeout_s, self.permit
         try:
             async with asyncio.timeout(timeout + 1):
-                reply = await self.p.providers[self.model.provider].complete(
+                reply = await self.p.account(self.model.provider, permit.key).complete(
                     self.model,
                     self.seat.board(self.call.request.body),
                     timeout=timeout,
                     metadata={"flight": intent.flight, "attempt": intent.attempt},
                 )
             self.seat.land(reply.usage)
-            permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
+            permit.used, permit.rates, permit.well = (reply.usage.input_tokens, reply.usage.output_tokens), reply.rates, True
             return reply
-        except Unavailable as error:
-            permit.used_tokens = 0
-            if error.retry_after is not None:
-                # What one call was told holds for all calls of the model.
-                self.p.limits.pause(self.model, error.retry_after)
+        except EngineError as error:
+            self._failed(error)
             raise
-        except Rejected:
-            permit.used_tokens = 0
+        except Exception:
+            permit.well = False
             raise
         finally:
             permit.release()
+
+    def _failed(self, error: EngineError) -> None:
+        """What a failed call says about its model and its key. Raises where another key may be tried."""
+        permit, limits = self.permit, self.p.limits
+        permit.well = verdict(error)
+        if isinstance(error, Unavailable | Rejected):
+            permit.used = (0, 0)
+        if isinstance(error, Unavailable):
+            permit.rates, permit.rate_limited = error.rates, error.rate_limited
+            if error.retry_after is not None:
+                # What one call was told holds for all calls of the model with this key.
+                limits.pause(self.model, error.retry_after, permit.key)
+        if error.code in OF_THE_KEY and limits.keys_of(self.model) > 1:
+            permit.well = None
+            limits.pause(self.model, KEY_REST_S, permit.key)
+            raise Unavailable(f"{error} (key {permit.key + 1}; the others are used meanwhile)", code=error.code) from error
 
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request

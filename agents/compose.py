@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
 from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
+from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.coalesce import load_clustering
 from ..pipeline.errors import ConfigError
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
+from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.models import Catalogue
 from ..pipeline.ports import VectorIndex
 from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy, decide
-from ..pipeline.window import window_policies
+from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
@@ -33,6 +37,7 @@ from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings, secret
+from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
@@ -67,6 +72,25 @@ def _make_index(settings: Settings, folder: Path, partition: int) -> VectorIndex
     return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), dimension)
 
 
+def _windows(settings: Settings) -> Mapping[Lane, WindowPolicy]:
+    batching = settings.batching
+    return window_policies(
+        min_size=batching.min_size,
+        max_size=batching.max_size,
+        max_wait_ms=batching.max_wait_ms,
+        express_max_wait_ms=batching.express_max_wait_ms,
+        batch_max_wait_ms=batching.batch_max_wait_ms,
+    )
+
+
+def _throttle(settings: Settings) -> ThrottleSettings:
+    batching, window = settings.batching, _windows(settings)[Lane.BATCH]
+    longest = max(1.0, float(window.max_wait_ms))
+    bounds = Bounds(window.min_size, window.max_size, min_window_ms=min(10.0, longest), max_window_ms=longest)
+    held = batching.priority_lanes and batching.lane_law != "fixed"
+    return ThrottleSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
+
+
 def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
     found = embedder_of(settings)
     if found.embedder is None:
@@ -75,13 +99,7 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
     load_clustering()
     caching, batching = settings.caching, settings.batching
     policy = StaticPolicy(threshold=caching.similarity_threshold)
-    windows = window_policies(
-        min_size=batching.min_size,
-        max_size=batching.max_size,
-        max_wait_ms=batching.max_wait_ms,
-        express_max_wait_ms=batching.express_max_wait_ms,
-        batch_max_wait_ms=batching.batch_max_wait_ms,
-    )
+    windows = _windows(settings)
     return SemanticParts(
         embedder=found.embedder,
         make_index=partial(_make_index, settings, folder),
@@ -150,6 +168,9 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
+        breaker=BreakerPolicy(threshold=settings.routing.circuit_breaker_threshold),
+        hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
+        throttle=_throttle(settings),
         call=_call_settings(settings),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,

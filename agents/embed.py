@@ -32,8 +32,10 @@ class EmbedQueue:
     A thread takes its next batch itself, since a busy event loop would leave it idle after each; it ends when nothing waits.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, bulk: Callable[[], int] = lambda: BATCH) -> None:
+        """`bulk`: texts of the batch lane in one pass, which whoever comes next has to wait for."""
         self._embedder = embedder
+        self._bulk = bulk
         self._waiting: dict[Lane, deque[Asked]] = {lane: deque() for lane in Lane}
         self._lock = threading.Lock()
         self._running = 0
@@ -48,6 +50,10 @@ class EmbedQueue:
                 self._running += 1
                 threading.Thread(target=self._work, args=(loop,), name="embed", daemon=True).start()
         return future
+
+    def expects(self, lane: Lane) -> bool:
+        """Are texts of this lane waiting, or perhaps being embedded?"""
+        return self._running > 0 or bool(self._waiting[lane])
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while batch := self._next():
@@ -65,8 +71,9 @@ class EmbedQueue:
         """Empty where nothing waits: then the thread ends, and the next text starts another."""
         batch: list[Asked] = []
         with self._lock:
-            for queue in self._waiting.values():
-                while queue and len(batch) < BATCH:
+            for lane, queue in self._waiting.items():
+                most = min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH
+                while queue and len(batch) < most:
                     batch.append(queue.popleft())
             self._running -= not batch
         return batch

@@ -14,7 +14,7 @@ from ..pipeline.flights import Entry, FlightIndex
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
 from ..schemas.ledger import Completion, Failure, Intent, LedgerRecord
-from .packer import Append, Now, Packer
+from .packer import MAX_MEMBERS, Append, Now, Packer
 
 log = structlog.get_logger(__name__)
 
@@ -114,12 +114,13 @@ class LedgerStage:
         sleep: Sleep,
         new_epoch: Callable[[], str],
         settings: LedgerSettings = LedgerSettings(),
+        max_members: Callable[[], int] = lambda: MAX_MEMBERS,
     ) -> None:
         """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition."""
         self._topic = topic
         self._fenced = fenced
         self._reader = reader
-        self._packer: Packer[LedgerRecord] = Packer(append, topic, packets.ledger)
+        self._packer: Packer[LedgerRecord] = Packer(append, topic, packets.ledger, max_members=max_members)
         self._index = index
         self._now, self._sleep, self._new_epoch = now, sleep, new_epoch
         self._settings = settings

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from ..schemas.requests import Call, Identity, Lookup, Miss
 from ..schemas.responses import ResponseLine
 from ..schemas.topics import Topics
 from .metrics import observe_cost, observe_response
-from .packer import WAIT_S, Append, Packer, settle
+from .packer import MAX_MEMBERS, WAIT_S, Append, Packer, settle
 
 R = TypeVar("R", bound=Record)
 
@@ -24,6 +25,7 @@ class Packers:
     """One packer per internal topic."""
 
     lookups: Packer[Lookup]
+    bulk_lookups: Packer[Lookup]
     misses: dict[Lane, Packer[Miss]]
     calls: dict[Lane, Packer[Call]]
     answers: Packer[AnswerRecord]
@@ -34,17 +36,20 @@ class Packers:
 class Outbox:
     """All edges of one worker. Partitions follow from fingerprint and scope, so every worker computes the same."""
 
-    def __init__(self, append: Append, topics: Topics, partitions: int) -> None:
+    def __init__(self, append: Append, topics: Topics, partitions: int, max_members: Callable[[], int] = lambda: MAX_MEMBERS) -> None:
+        """`max_members`: of a packet that is made now."""
         self.append = append
         self.topics = topics
         self.partitions = partitions
         self.packers = Packers(
-            lookups=Packer(append, topics.lookups, lookups),
-            misses={lane: Packer(append, topics.misses(lane), misses) for lane in Lane},
-            calls={lane: Packer(append, topics.calls(lane), calls) for lane in Lane},
-            answers=Packer(append, topics.answers, answers),
+            lookups=Packer(append, topics.lookups, lookups, max_members=max_members),
+            bulk_lookups=Packer(append, topics.bulk_lookups, lookups, max_members=max_members),
+            misses={lane: Packer(append, topics.misses(lane), misses, max_members=max_members) for lane in Lane},
+            calls={lane: Packer(append, topics.calls(lane), calls, max_members=max_members) for lane in Lane},
+            answers=Packer(append, topics.answers, answers, max_members=max_members),
             vectors=Packer(append, topics.vectors, vectors),
-            costs=Packer(append, topics.costs, costs),
+            # Read by the sink alone, in a process of its own: larger inserts are cheaper, and nobody waits for them.
+            costs=Packer(append, topics.costs, costs, max_members=lambda: 256),
         )
 
     def batch(self) -> "Sends":
@@ -62,7 +67,8 @@ class Sends:
 
     def lookup(self, lookup: Lookup) -> "asyncio.Future[int]":
         fingerprint = lookup.follow.fingerprint if lookup.follow else lookup.request.fingerprint
-        return self._put(self._box.packers.lookups, fingerprint, lookup, WAIT_S[lookup.request.lane])
+        lane, packers = lookup.request.lane, self._box.packers
+        return self._put(packers.bulk_lookups if lane is Lane.BATCH else packers.lookups, fingerprint, lookup, WAIT_S[lane])
 
     def miss(self, miss: Miss) -> "asyncio.Future[int]":
         lane = miss.request.lane

@@ -13,6 +13,10 @@ WAIT_S: dict[Lane, float] = {Lane.EXPRESS: 0.002, Lane.STANDARD: 0.015, Lane.BAT
 """How long a member of a lane may wait for company at one hop while packets of its partition are flowing."""
 
 
+MAX_MEMBERS = 64
+"""Of a packet; beyond 64 the cost of a member hardly falls."""
+
+
 class Append(Protocol):
     """Appends one record; returns its offset after the broker's acknowledgement."""
 
@@ -39,7 +43,16 @@ class Packer(Generic[R]):
     so that a quiet pipeline is quick and a busy one efficient.
     """
 
-    def __init__(self, append: Append, topic: str, codec: PacketCodec[R], *, max_members: int = 256, max_bytes: int = 512 * 1024) -> None:
+    def __init__(
+        self,
+        append: Append,
+        topic: str,
+        codec: PacketCodec[R],
+        *,
+        max_members: Callable[[], int] = lambda: MAX_MEMBERS,
+        max_bytes: int = 512 * 1024,
+    ) -> None:
+        """A packet is handled in one piece, and nobody else's turn comes meanwhile: `max_members` is asked for each."""
         self._append = append
         self._topic = topic
         self._codec = codec
@@ -61,7 +74,7 @@ class Packer(Generic[R]):
             packet = self._open[partition] = _Open(loop.create_future())
         packet.members.append(data)
         packet.size += len(data)
-        if len(packet.members) >= self._max_members or packet.size >= self._max_bytes:
+        if len(packet.members) >= self._max_members() or packet.size >= self._max_bytes:
             self._flush(partition)
         else:
             self._schedule(loop, partition, packet, wait_s)

@@ -69,9 +69,9 @@ class Settings(BaseSettings):
     home: Path | None = env("INFERENCE_ENGINE_HOME", None, "data folder; unset: the user's")
 
     # Providers
-    openai_api_key: SecretStr | None = env("OPENAI_API_KEY", None, "opens OpenAI's models")
+    openai_api_key: SecretStr | None = env("OPENAI_API_KEY", None, "opens OpenAI's models; several: k1,k2, each with its own limits")
     openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
-    anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models")
+    anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models; several: k1,k2")
     anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
     cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "accepted; this version calls no models of Cohere")
     vllm_base_url: str | None = env("VLLM_BASE_URL", None, "a vLLM server, e.g. http://host:8000/v1")
@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     max_in_flight: int = env("MAX_IN_FLIGHT", 2048, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
+    hedge_after_seconds: float | None = env(
+        "HEDGE_AFTER_SECONDS", None, "an unanswered call of HEDGE_TENANTS is made a second time; unset: never", gt=0, le=3600
+    )
+    hedge_tenants: str = env("HEDGE_TENANTS", "", "tenants that allow to pay twice for the sake of time, separated by commas; *: all")
     tenant_topics: Mapping[str, str] = env(
         "TENANT_TOPICS", {}, 'requests topics that one tenant writes to by itself, JSON: {"requests.acme": "acme"}'
     )

@@ -18,8 +18,11 @@ from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
+from ..connectors.providers.accounts import keys_of
 from ..pipeline.billing import bill, cap
+from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.errors import ConfigError
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
@@ -48,6 +51,7 @@ from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
+from .throttle import Throttle, ThrottleSettings
 from .topology import Channels, Stages, build_topology, to_channel
 from .watchdog import Watchdog, WatchdogSettings
 
@@ -60,6 +64,9 @@ DRAIN_S = 20.0
 
 CLOSE_S = 30.0
 """For everything that is closed after the last event."""
+
+TELLING = frozenset({"openai", "anthropic", "cohere"})
+"""Providers whose replies say what their limits are."""
 
 IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
 """Records of a stage that may be in work at once; where more wait, fetching stops."""
@@ -104,6 +111,9 @@ class WorkerParts:
     prefix_enabled: bool = True
     prefix_cache_size: int = 1_000
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -135,14 +145,15 @@ class Worker:
     def __init__(self, parts: WorkerParts) -> None:
         self.parts = parts
         self.app = self._app()
-        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions)
+        self.throttle = Throttle(parts.throttle)
+        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
-        self.limits = Limits(parts.permits, clock=time.monotonic)
+        self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
-        self.queue = EmbedQueue(parts.semantic.embedder) if parts.semantic else None
+        self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
         self.shards: Shards | None = None
         self.stages = self._stages()
 
@@ -164,6 +175,7 @@ class Worker:
             sleep=asyncio.sleep,
             new_epoch=lambda: uuid.uuid4().hex,
             settings=parts.ledger,
+            max_members=self.throttle.packet_size,
         )
 
     def _call_parts(self) -> CallParts:
@@ -183,6 +195,7 @@ class Worker:
             sleep=asyncio.sleep,
             random=random.random,
             settings=parts.call,
+            hedge=parts.hedge,
         )
 
     async def _answer_again(self, record: Completion | Failure) -> None:
@@ -206,7 +219,9 @@ class Worker:
             exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
-            coalesce=CoalesceStage(semantic.coalesce, to_route) if semantic else None,
+            coalesce=CoalesceStage(semantic.coalesce, to_route, more=self.queue.expects, calls_wait=self.limits.waits)
+            if semantic and self.queue
+            else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls),
             respond=RespondStage(out, self.clerk, self.ledger),
@@ -241,7 +256,8 @@ class Worker:
     async def _run(self, stop: asyncio.Event, on_ready: Callable[[int], None] | None) -> None:
         parts = self.parts
         await asyncio.to_thread(verify_topics, parts.brokers, parts.specs)
-        build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)
+        requests = [parts.topics.requests, *parts.tenants]
+        build_topology(self.app, parts.topics, self.stages, self.channels, requests, IN_WORK, self.throttle)
         self.app.on_assigned(self._assigned)
         self.app.on_revoked(self._revoked)
         self.app.on_stopping(self._drain)
@@ -253,11 +269,13 @@ class Worker:
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
         watchdog = self._watchdog()
         watchdog.start()
+        turning = asyncio.create_task(self.throttle.run(), name="throttle")
         try:
             await run_app(self.app, stop=stop)
         finally:
             watchdog.stop()
             announce.cancel()
+            turning.cancel()
             async with asyncio.timeout(CLOSE_S):
                 await self._close(health)
 

@@ -63,11 +63,15 @@ class Provider:
 
 
 @contextmanager
-def simulated_provider(latency_ms: float, *, requests_per_minute: int | None = None) -> Iterator[Provider]:
+def simulated_provider(
+    latency_ms: float, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+) -> Iterator[Provider]:
     """Ends with the block."""
     command = [sys.executable, "-m", "inference_engine.connectors.simulated_server", "--port", "0", "--latency-ms", str(latency_ms)]
     if requests_per_minute is not None:
         command += ["--rpm", str(requests_per_minute)]
+    if tokens_per_minute is not None:
+        command += ["--tpm", str(tokens_per_minute)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -115,9 +115,9 @@ class SimulatedServer:
             asked = asked_of_chat(model, body) if protocol == "openai" else asked_of_messages(model, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
-        wait = self.options.limits.take(model, asked.input_tokens + (asked.max_tokens or 0))
+        wait = self.options.limits.take(_account(request, model), asked.input_tokens, asked.max_tokens or 0)
         if wait is not None:
-            return _turned_away(protocol, wait, self.options.limits.headers(model, protocol))
+            return _turned_away(protocol, wait, self.options.limits.headers(_account(request, model), protocol))
         try:
             prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
             served = self.cache.begin(rules_of(model, protocol), prompt, time.monotonic())
@@ -143,7 +143,9 @@ class SimulatedServer:
         await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
         reply = (completion if protocol == "openai" else message)(asked, made, request_id, usage)
         headers = {"x-request-id" if protocol == "openai" else "request-id": request_id}
-        headers |= self.options.limits.headers(asked.model, protocol)
+        if self.options.limits.active:
+            self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
+            headers |= self.options.limits.headers(_account(request, asked.model), protocol)
         if fault is not None:
             return await self._billed(request, protocol, fault, reply, headers)
         return web.Response(body=orjson.dumps(reply), content_type=JSON, headers=headers)
@@ -204,6 +206,7 @@ class SimulatedServer:
             self.bill.clear()
             self.faults.clear()
             self.cache.clear()
+            self.options.limits.clear()
             return _json({"reset": True})
         if path == "/_faults" and request.method == "DELETE":
             self.faults.clear()
@@ -220,7 +223,14 @@ class SimulatedServer:
 
     def summary(self) -> dict[str, Any]:
         """The bill, and what the server saw."""
-        return {**self.bill.summary(), "refused_429": self.options.limits.refused, "most_in_flight": self.most_in_flight}
+        limits = self.options.limits
+        counted = {"admitted": limits.admitted, "counted_tokens": limits.counted_tokens, "refused_429": limits.refused}
+        return {**self.bill.summary(), **counted, "most_in_flight": self.most_in_flight}
+
+
+def _account(request: web.BaseRequest, model: str) -> str:
+    """Whose limits a call counts against: those of its model with its key."""
+    return f"{model} {request.headers.get('authorization') or request.headers.get('x-api-key', '')}"
 
 
 def _json(body: Any, status: int = 200) -> web.Response:
@@ -256,7 +266,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=9999)
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--rpm", type=float, help="requests per minute and model")
-    parser.add_argument("--tpm", type=float, help="tokens per minute and model")
+    parser.add_argument("--tpm", type=float, help="tokens per minute and model, counted as OpenAI does")
+    parser.add_argument("--itpm", type=float, help="input tokens per minute and model, as Anthropic counts")
+    parser.add_argument("--otpm", type=float, help="output tokens per minute and model, as Anthropic counts")
     parser.add_argument("--burst-s", type=float, default=1.0, help="seconds' worth of a limit that may come at once")
     parser.add_argument("--bill", type=Path, help="a file that gets one JSON line per billed call, on disk before the reply")
     parser.add_argument("--answers", type=Path, help="a JSON object: known answers by last user message")
@@ -281,7 +293,7 @@ def main() -> None:
 
     given = _parser().parse_args()
     answers = orjson.loads(given.answers.read_bytes()) if given.answers else {}
-    limits = Limits(given.rpm, given.tpm, given.burst_s)
+    limits = Limits(given.rpm, given.tpm, given.itpm, given.otpm, given.burst_s)
     uvloop.run(
         serve(
             ServerOptions(

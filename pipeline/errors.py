@@ -14,7 +14,10 @@ EngineError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands that only print an error need not wait for the records
+    from collections.abc import Sequence
+
     from ..schemas.answers import Usage
+    from .rates import RateSeen
 
 
 class EngineError(Exception):
@@ -39,9 +42,20 @@ class Unavailable(EngineError):
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        code: str | None = None,
+        rate_limited: bool = False,
+        rates: "Sequence[RateSeen]" = (),
+    ) -> None:
+        """`rate_limited`: the provider is well, and was asked too fast. `rates`: what its reply says about its limits."""
         super().__init__(message, code=code)
         self.retry_after = retry_after
+        self.rate_limited = rate_limited
+        self.rates = rates
 
 
 class Ambiguous(EngineError):

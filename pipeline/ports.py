@@ -11,6 +11,7 @@ from ..schemas.answers import Usage
 from ..schemas.costs import CostEvent
 from ..schemas.record import JsonObject
 from .models import Model
+from .rates import RateSeen
 
 Vector = NDArray[np.float32]
 """Shape (dimension,), unit length."""
@@ -28,6 +29,8 @@ class ProviderReply:
     request_id: str
     service_tier: str = "standard"
     """As the response says: standard | flex | priority; what the call is billed by."""
+    rates: Sequence[RateSeen] = ()
+    """What the reply says about the limits of its model and key."""
 
 
 class Provider(Protocol):

@@ -54,7 +54,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
+            return self._completed(record) if first and record.purpose in ("answer", "hedge") else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
@@ -85,7 +85,7 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose == "answer" else record.purpose
+        kind = "duplicate" if record.purpose in ("answer", "hedge") else record.purpose
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,

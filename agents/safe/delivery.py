@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .claims import Claim
 from .outcomes import DeadLetter, Stale
@@ -46,10 +46,25 @@ Handler = Callable[[Delivered], Awaitable[None]]
 OnDead = Callable[[Delivered, DeadLetter], Awaitable[None]]
 
 
+class Gate(Protocol):
+    """Says when an agent's events may begin."""
+
+    def may_begin(self, again: Callable[[], None]) -> bool:
+        """False: not now; `again` is called when it may."""
+        ...
+
+    def begun(self, event: Delivered) -> None:
+        """This one begins."""
+        ...
+
+
 class Intake:
     """The events of one agent: at most `limit` handlers at once, the rest waits here, and a full backlog stops the fetching."""
 
-    def __init__(self, app: "SafeApp", name: str, handle: Handler, on_dead: OnDead, limit: int) -> None:
+    def __init__(
+        self, app: "SafeApp", name: str, handle: Handler, on_dead: OnDead, limit: int, *, at_once: int = 1, gate: Gate | None = None
+    ) -> None:
+        """`at_once`: events begun in one pass of the event loop; what else is due comes between them and the next ones."""
         if limit < 1:
             raise ValueError(f"limit of {name} must be at least 1, not {limit}")
         self.name = name
@@ -58,6 +73,8 @@ class Intake:
         self._handle = handle
         self._on_dead = on_dead
         self._limit = limit
+        self._at_once = self._left = at_once
+        self._gate = gate
         self._backlog: deque[Delivered] = deque()
         self._backlog_bytes = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -88,12 +105,24 @@ class Intake:
         backlog, running = self._backlog, self._running
         was_full = self.full
         while backlog and len(running) < self._limit and not self.suspended:
+            if self._left == 0 or (self._gate is not None and not self._gate.may_begin(self.pump)):
+                break
+            if self._left == self._at_once:
+                asyncio.get_running_loop().call_soon(self._next_pass)
+            self._left -= 1
             event = backlog.popleft()
+            if self._gate is not None:
+                self._gate.begun(event)
             self._backlog_bytes -= len(event.value or b"")
             if event.claim is None or event.claim.alive:
                 running.add(asyncio.create_task(self._run(event), context=self._context.copy()))
         if was_full and not self.full:
             self._app.consumer_of_records.room()
+
+    def _next_pass(self) -> None:
+        self._left = self._at_once
+        if self._backlog:
+            self.pump()
 
     def forget_lost(self) -> None:
         """Drops waiting events of partitions that are no longer ours: their next owner gets them."""
@@ -157,14 +186,25 @@ class Intake:
             await self._on_dead(event, dead)
 
 
-async def consume(app: "SafeApp", stream: Any, handle: Handler, *, limit: int, name: str, on_dead: OnDead) -> None:
+async def consume(
+    app: "SafeApp",
+    stream: Any,
+    handle: Handler,
+    *,
+    limit: int,
+    name: str,
+    on_dead: OnDead,
+    at_once: int = 1,
+    gate: Gate | None = None,
+) -> None:
     """The body of every agent on a topic: delivers each event of `stream` to `handle`, at most `limit` at once.
 
     An event's offset is released when `handle` returned, so `handle` awaits all its writes. `Stale` abandons the event,
     `DeadLetter` is released after `on_dead` returned, anything else is retried with backoff while the event is current.
-    Events of one partition begin in order and may finish in any order. Returns when the agent is stopped.
+    `at_once` of them begin in one pass of the event loop, when `gate` lets them. Events of one partition begin in order and may finish in
+    any order. Returns when the agent is stopped.
     """
-    intake = Intake(app, name, handle, on_dead, limit)
+    intake = Intake(app, name, handle, on_dead, limit, at_once=at_once, gate=gate)
     topics = frozenset(stream.channel.topics)
     app.consumer_of_records.open_intake(topics, intake)
     try:

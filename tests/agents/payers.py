@@ -16,6 +16,7 @@ from inference_engine.agents.prefix import PrefixRoom, TermsOf
 from inference_engine.connectors.fenced_log import FencedAppend
 from inference_engine.connectors.ledger_log import LedgerReader
 from inference_engine.connectors.memory_ledger import MemoryFencedLog, MemoryLedgerTopic
+from inference_engine.connectors.providers.accounts import keys_of
 from inference_engine.pipeline.errors import Stale
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ledger import OnAmbiguous
@@ -140,9 +141,9 @@ def make(
     async def reemit(record: Completion | Failure) -> None:
         world.reemitted.append(record)
 
-    loop = asyncio.get_running_loop()
+    limits = Limits(world.permits, clock=asyncio.get_running_loop().time, keys=keys_of({"simulated": world.provider}))
     parts = CallParts(
-        catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=Limits(world.permits, clock=loop.time),
+        catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=limits,
         cap=lambda _model, _body: CAP, price=lambda _model, _usage, _tier, _ms: PRICE, reemit=reemit,
         cancelled=lambda asked: asked.identity.custom_id in world.cancelled, on_ambiguous=lambda _tenant: world.on_ambiguous, now=time_ms,
         sleep=asyncio.sleep, random=lambda: 0.5, settings=world.settings,

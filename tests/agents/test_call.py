@@ -277,7 +277,7 @@ def test_a_worker_that_stood_still_after_its_intent_does_not_send() -> None:
 
 
 def test_refusals_for_too_many_requests_cost_nothing_pause_the_model_and_use_up_no_attempt() -> None:
-    world = World(provider=fails_first(7, Unavailable("429", retry_after=10)))
+    world = World(provider=fails_first(7, Unavailable("429", retry_after=10, rate_limited=True)))
 
     async def main() -> None:
         async with worker(world) as one:

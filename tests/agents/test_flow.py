@@ -46,7 +46,7 @@ from ..pipeline.support import body, catalogue
 from .support import LANES, TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
 
 READ = (
-    *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors),
+    *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors, TOPICS.bulk_lookups),
     *(TOPICS.misses(lane) for lane in Lane),
     *(TOPICS.calls(lane) for lane in Lane),
 )
@@ -169,7 +169,7 @@ class Flow:
         try:
             if topic == TOPICS.requests:
                 await self.ingest.on_request(delivered)
-            elif topic == TOPICS.lookups:
+            elif topic in (TOPICS.lookups, TOPICS.bulk_lookups):
                 await self.exact.on_lookups(delivered)
             elif topic == TOPICS.answers:
                 await self.exact.on_answers(delivered)
@@ -190,6 +190,7 @@ class Flow:
         for topic in (
             TOPICS.requests,
             TOPICS.lookups,
+            TOPICS.bulk_lookups,
             TOPICS.answers,
             TOPICS.vectors,
             *(f"{k}.{lane}" for k in ("misses", "calls") for lane in Lane),

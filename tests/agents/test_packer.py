@@ -69,7 +69,7 @@ async def test_a_refused_packet_fails_every_member() -> None:
 async def test_packets_respect_their_limits() -> None:
     broker = Broker()
     broker.gate.set()
-    packer = Packer(broker, "misses", packets.misses, max_members=4, max_bytes=100_000)
+    packer = Packer(broker, "misses", packets.misses, max_members=lambda: 4, max_bytes=100_000)
     await settle([packer.put(0, miss(i), 0.01) for i in range(10)])
     sizes = [len(packets.misses.decode(value)) for _, value in broker.records]
     assert sum(sizes) == 10

@@ -86,6 +86,7 @@ def poison_inside(scene: Scene) -> None:
     topics = stage.engine.topics
     for topic in (
         topics.lookups,
+        topics.bulk_lookups,
         topics.answers,
         topics.costs,
         *(t for t in stage.worked if t.startswith((topics.prefix + "misses", topics.prefix + "calls"))),

@@ -292,7 +292,8 @@ class Stage:
     def worked(self) -> list[str]:
         """The topics that workers read."""
         t = self.engine.topics
-        return [t.requests, t.lookups, t.answers, t.ledger, *(t.misses(lane) for lane in Lane), *(t.calls(lane) for lane in Lane)]
+        by_lane = [topic for lane in Lane for topic in (t.misses(lane), t.calls(lane))]
+        return [t.requests, t.lookups, t.bulk_lookups, t.answers, t.ledger, *by_lane]
 
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         if self._offsets is None:
@@ -353,7 +354,9 @@ class Stage:
             stored=self._kept or (self._stored() if self.sink is not None else None),
             requests=tuple(self._identities()),
             lookups=tuple(
-                Placed(p.topic, p.partition, p.offset, p.member.request.identity) for p in self._members(topics.lookups, packets.lookups)
+                Placed(p.topic, p.partition, p.offset, p.member.request.identity)
+                for topic in (topics.lookups, topics.bulk_lookups)
+                for p in self._members(topic, packets.lookups)
             ),
             calls=tuple(
                 Placed(p.topic, p.partition, p.offset, p.member.request.flight) for t in calls for p in self._members(t, packets.calls)

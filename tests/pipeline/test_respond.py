@@ -67,6 +67,16 @@ def test_a_second_completion_of_a_flight_is_booked_and_not_answered() -> None:
     assert (outcome.cost.kind, outcome.cost.base_cost_pico) == ("duplicate", 80)
 
 
+def test_a_hedge_answers_where_it_is_first_and_is_a_duplicate_where_it_is_not() -> None:
+    hedge = completion(request(), number=2).model_copy(update={"purpose": "hedge"})
+    first, second = CLERK.outcome(hedge), CLERK.outcome(hedge, first=False)
+    assert first.answer is not None
+    assert second.answer is None
+    assert first.cost is not None
+    assert second.cost is not None
+    assert (first.cost.kind, second.cost.kind, second.cost.base_cost_pico) == ("answer", "duplicate", 80)
+
+
 def test_an_ambiguous_attempt_is_booked_at_its_cap_and_replaced_by_its_late_completion() -> None:
     asked = request()
     lost = Ambiguous(flight=asked.flight, attempt="a1", number=1, model="small", cap_pico=500, reason="timeout", request=asked, at_ms=NOW)
