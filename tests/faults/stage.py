@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from inference_engine.schemas import packets
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Identity
 
-from ..e2e.engine import PARTITIONS, Engine, Process, row
+from ..e2e.engine import PARTITIONS, Accounts, Engine, Process, row
 from ..e2e.provider import Provider
 from ..e2e.records import Found, Reader, Writer
 from ..e2e.waiting import until
@@ -107,8 +108,52 @@ class Stage:
     def start_workers(self, count: int, **settings: str) -> None:
         for index in range(count):
             self.start_worker(index, wait=False, **settings)
-        for index in range(count):
+        self.until_shared(*range(count))
+
+    def until_shared(self, *indexes: int) -> None:
+        """Returns once each of these workers has partitions that deliver: asked before that, one of them may have nothing to do."""
+        for index in indexes:
             self.workers[index].ready()
+        until(lambda: all(self._share(i) for i in indexes), f"all of the workers {indexes} have partitions", within_s=90)
+
+    def _share(self, index: int) -> list[int]:
+        """Partitions that the worker delivers."""
+        try:
+            health = self.workers[index].health()
+        except urllib.error.HTTPError:  # not ready
+            return []
+        partitions: list[int] = health["partitions"]
+        return partitions
+
+    def until_killed(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
+        """Asks, round after round, until the worker has met its crash point: how many passages a round brings is chance."""
+        worker = self.workers[index]
+        for _ in range(rounds):
+            ask()
+            wanted = {a.key for a in self.asked}
+            until(lambda: not worker.alive or wanted <= self.responded(), f"{worker.name} dies, or everyone is answered", within_s=120)  # noqa: B023
+            if not worker.alive:
+                break
+        assert worker.wait(1) == -signal.SIGKILL, worker.tail()
+
+    def stand_still(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
+        """Asks, and stops the worker (SIGSTOP) when calls of its own are under way."""
+        worker = self.workers[index]
+        for _ in range(rounds):
+            ask()
+            wanted, own = {a.key for a in self.asked}, self._share(index)
+            until(lambda: self._open_in(own) or wanted <= self.responded(), f"{worker.name} calls, or everyone is answered", within_s=120)  # noqa: B023
+            worker.popen.send_signal(signal.SIGSTOP)
+            if self._open_in(own):
+                return
+            worker.popen.send_signal(signal.SIGCONT)
+        raise AssertionError(f"{worker.name} could not be stopped in the middle of a call")
+
+    def _open_in(self, partitions: Iterable[int]) -> set[str]:
+        """Attempts on these partitions of the ledger that have no outcome."""
+        inside = set(partitions)
+        found = [p.member for p in self._members(self.engine.topics.ledger, packets.ledger) if p.partition in inside]
+        return Accounts(found).open
 
     def start_sink(self) -> None:
         self.sink = self.engine.start_sink()

@@ -10,6 +10,7 @@ from .play import Fault, run
 BY_NAME = {fault.name: fault for fault in MATRIX}
 QUICK = (
     "crash at after_join",
+    "crash at after_send",
     "zombie",
     "provider: billed, then dropped",
     "poison records",
