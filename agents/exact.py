@@ -126,8 +126,7 @@ class ExactStage:
         batch = _Batch(self, event.partition, heirs)
         members: list[AnswerRecord] = decode(packets.answers, event)
         for record in members:
-            if record.cacheable and record.answer is not None:
-                batch.keep(record)
+            batch.keep(record)
         todo = members
         while todo:
             served = [key for record in todo for key in batch.release(record)]
@@ -195,7 +194,7 @@ class _Batch:
             return
         waiter = exact.waiter_of(request)
         self._sends.response(waiter.identity, error_line(waiter, CANCELLED, self._now))
-        self._sends.cost(error_event(waiter, CANCELLED, self._now), request.lane)
+        self._sends.cost(error_event(waiter, CANCELLED, self._now, request.fingerprint), request.lane)
 
     def _join(self, fingerprint: str, join: exact.Join) -> None:
         key = exact.waiter_key(fingerprint, join.row.waiter.identity)
@@ -208,7 +207,17 @@ class _Batch:
             self._sends.miss(join.forward)
 
     def keep(self, record: AnswerRecord) -> None:
-        key, value = exact.answer_key(record.fingerprint), packets.answers.encode_one(record)
+        """Stores what may be kept; books the owner's own call as paid in vain where it had another one's answer already."""
+        key = exact.answer_key(record.fingerprint)
+        raw = self._read(key)
+        kept = AnswerRecord.model_validate_json(raw) if raw is not None else None
+        told = exact.told_before(record, kept)
+        if told is not None:
+            self._sends.cost(self._s._clerk.in_vain(told, record), told.lane)
+            record = record.model_copy(update={"asker": told})
+        if not exact.worth_keeping(record, kept):
+            return
+        value = packets.answers.encode_one(record)
         self._changes[key] = value
         saved = record.answer.paid_pico if record.answer is not None else 0
         for gone in self._s._keeper.insert(self._p, key, len(value), saved, self._now):

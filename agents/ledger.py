@@ -284,7 +284,10 @@ class LedgerStage:
         # More members of this packet may follow: only what lies before it is complete.
         owned.ledger.advance(offset - 1)
         self._save_sometimes(owned)
-        owned.ledger.apply(record, offset)
+        if not isinstance(record, Intent) or record.epoch == owned.owner.epoch:
+            owned.ledger.apply(record, offset)
+        # Else it is a predecessor's intent: the replay has brought all that were committed. This reader sees those that were rolled
+        # back, too, and they were never sent.
         owned.tell(record.flight)
         return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
 

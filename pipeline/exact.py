@@ -93,6 +93,20 @@ def look_up(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     return Join(row, start=flight, forward=Miss(request=request, since_ms=flight.since_ms))
 
 
+def told_before(record: AnswerRecord, kept: AnswerRecord | None) -> Waiter | None:
+    """The owner, where it was given another one's answer (it is in the row, `kept`) before this one of its own call came: a redelivery
+    can have sent it both ways."""
+    own = record.answer is not None and record.source.tier == "provider" and kept is not None and kept.owner == record.owner
+    return kept.asker if own and kept is not None else None
+
+
+def worth_keeping(record: AnswerRecord, kept: AnswerRecord | None) -> bool:
+    """An answer of the owner's own call does not give way to a shared one."""
+    if record.answer is None or not record.cacheable:
+        return False
+    return record.source.tier == "provider" or kept is None or kept.owner != record.owner or kept.source.tier != "provider"
+
+
 def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:
     """The owner's own error, or an answer read back from the ledger that was too old when this one asked."""
     if record.request is None or waiter.identity == record.owner:
@@ -134,6 +148,7 @@ def shared(answer: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord:
         created_ms=now_ms,
         ttl_s=max(0, min(left_s, request.cache_ttl_s)),
         scope=request.scope,
+        asker=waiter_of(request),
     )
 
 

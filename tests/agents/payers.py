@@ -69,6 +69,8 @@ class World:
     permits: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 64))
     epochs: Any = field(default_factory=itertools.count)
     reemitted: list[Completion | Failure] = field(default_factory=list)
+    aborted: list[bytes] = field(default_factory=list)
+    """Members of transactions that were rolled back."""
 
     def records(self, partition: int = 0) -> list[LedgerRecord]:
         return [record for packet in self.topic.packets.get(partition, ()) for record in packets.ledger.decode(packet)]
