@@ -178,7 +178,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
         call=_call_settings(settings),
-        on_ambiguous=lambda _tenant: settings.on_ambiguous,
+        on_ambiguous=lambda tenant: settings.on_ambiguous_tenants.get(tenant, settings.on_ambiguous),
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),

@@ -1,7 +1,7 @@
 """Runs the embedder: reads `misses.LANE`, turns texts into vectors in micro-batches, hands over to the semantic stage."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,31 +21,36 @@ log = structlog.get_logger(__name__)
 BATCH = 64
 Forward = Callable[[list[Pending]], Awaitable[None]]
 ForwardGroups = Callable[[list[Group]], Awaitable[None]]
+_Asked = tuple[str, "asyncio.Future[Vector | None]"]
 
 
 class EmbedQueue:
-    """Embeds in one thread, most urgent lane first; what arrives while a batch is computed makes up the next one."""
+    """Embeds in one thread, most urgent lane first and within it tenants in turns; what arrives while a batch is computed makes up the
+    next one."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self._waiting: dict[Lane, deque[tuple[str, asyncio.Future[Vector | None]]]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Lane, OrderedDict[str, deque[_Asked]]] = {lane: OrderedDict() for lane in Lane}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
         self._running: asyncio.Task[None] | None = None
 
-    def embed(self, text: str, lane: Lane) -> "asyncio.Future[Vector | None]":
+    def embed(self, text: str, lane: Lane, tenant: str) -> "asyncio.Future[Vector | None]":
         """A unit vector, or None where the model does not see the whole text: equal heads would look like equal texts."""
         future: asyncio.Future[Vector | None] = asyncio.get_running_loop().create_future()
-        self._waiting[lane].append((text, future))
+        self._waiting[lane].setdefault(tenant, deque()).append((text, future))
         if self._running is None:
             self._running = asyncio.create_task(self._drain(), name="embed")
         return future
 
-    def _next(self) -> list[tuple[str, "asyncio.Future[Vector | None]"]]:
-        batch: list[tuple[str, asyncio.Future[Vector | None]]] = []
+    def _next(self) -> list[_Asked]:
+        batch: list[_Asked] = []
         for lane in Lane:
-            queue = self._waiting[lane]
-            while queue and len(batch) < BATCH:
+            tenants = self._waiting[lane]
+            while tenants and len(batch) < BATCH:
+                tenant, queue = tenants.popitem(last=False)
                 batch.append(queue.popleft())
+                if queue:
+                    tenants[tenant] = queue  # at the end: the others come first
         return batch
 
     async def _drain(self) -> None:
@@ -104,7 +109,7 @@ class EmbedStage:
             request = pending.miss.request
             if request.shareable and not pending.miss.skip_semantic and (text := comparable_text(request.body)) is not None:
                 pending.text = text
-                asked.append((pending, self._queue.embed(text, request.lane)))
+                asked.append((pending, self._queue.embed(text, request.lane, request.identity.tenant)))
         results = await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
         for (pending, _), vector in zip(asked, results, strict=True):
             if isinstance(vector, BaseException):

@@ -79,8 +79,19 @@ class ExactStage:
     """Single flight and exact answers of the partitions that this worker owns."""
 
     def __init__(
-        self, rows: Rows, outbox: Outbox, clerk: Clerk, keeper: Keeper, now: Now, *, lease_ms: int, cancelled: Callable[[Request], bool]
+        self,
+        rows: Rows,
+        outbox: Outbox,
+        clerk: Clerk,
+        keeper: Keeper,
+        now: Now,
+        *,
+        lease_ms: int,
+        cancelled: Callable[[Request], bool],
+        oldest_call_ms: Callable[[int], int | None] = lambda _: None,
     ) -> None:
+        """`oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
+        hours a flight whose call has not had its turn is not lost."""
         self._rows = rows
         self._decided = Decided(rows)
         self._out = outbox
@@ -89,6 +100,7 @@ class ExactStage:
         self._now = now
         self._lease_ms = lease_ms
         self._cancelled = cancelled
+        self._oldest_call_ms = oldest_call_ms
         self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
@@ -166,7 +178,8 @@ class _Batch:
         answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
         raw = self._read(exact.flight_key(fingerprint))
         flight = Flight.model_validate_json(raw) if raw is not None else None
-        decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms)
+        oldest = self._s._oldest_call_ms(self._p)
+        decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms, self._now if oldest is None else oldest)
         if isinstance(decision, exact.Hit):
             self._s._keeper.touch(self._p, key, self._now)
             self._respond(exact.waiter_of(request), decision.record)

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 _MAPPINGS: Mapping[str, str] = {
     "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
     "TENANT_TOPICS": '{"requests.acme": "acme"}',
+    "ON_AMBIGUOUS_TENANTS": '{"acme": "fail"}',
 }
 """Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -95,6 +96,9 @@ class Settings(BaseSettings):
     max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
+    on_ambiguous_tenants: Mapping[str, Literal["retry", "fail"]] = env(
+        "ON_AMBIGUOUS_TENANTS", {}, 'tenants that want it otherwise than ON_AMBIGUOUS says, JSON: {"acme": "fail"}'
+    )
     tenant_topics: Mapping[str, str] = env(
         "TENANT_TOPICS", {}, 'requests topics that one tenant writes to by itself, JSON: {"requests.acme": "acme"}'
     )

@@ -46,7 +46,7 @@ from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
-from .topology import Channels, Stages, build_topology, to_channel
+from .topology import Channels, Limit, Stages, build_topology, to_channel
 from .watchdog import Watchdog, WatchdogSettings
 
 log = structlog.get_logger(__name__)
@@ -59,8 +59,15 @@ DRAIN_S = 20.0
 CLOSE_S = 30.0
 """For everything that is closed after the last event."""
 
-IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
-"""Records of a stage that may be in work at once; where more wait, fetching stops."""
+MB = 1024 * 1024
+IN_WORK: Mapping[str, Limit] = {
+    "ingest": Limit(1024, 16 * MB),
+    "exact": Limit(64, 16 * MB),
+    "embed": Limit(64, 16 * MB),
+    "call": Limit(512, 16 * MB),  # a packet may hold one call only, and that may take minutes
+    "respond": Limit(64),
+}
+"""What of a stage may be in work at once; what lies behind is read when its turn comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,16 @@ class Worker:
         lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
         return Stages(
             ingest=IngestStage(out, parts.door, now_ms, parts.tenants, parts.default_tenant),
-            exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
+            exact=ExactStage(
+                table,
+                out,
+                self.clerk,
+                parts.keeper,
+                now_ms,
+                lease_ms=lease_ms,
+                cancelled=self.controls.cancelled,
+                oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
+            ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
             coalesce=CoalesceStage(semantic.coalesce, to_route) if semantic else None,

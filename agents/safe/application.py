@@ -131,6 +131,11 @@ class SafeApp(faust.App):
         """The lowest unfinished offset of each partition held that has any."""
         return {tp: claim.commit_point for tp, claim in self._source_claims() if claim.unfinished}
 
+    def oldest_unfinished_ms(self, topics: Iterable[str], partition: int) -> int | None:
+        """When the oldest event that these topics' partition holds and that is not done was appended; None where there is none."""
+        claims = (self.membership.claims.get(TopicPartition(topic, partition)) for topic in topics)
+        return min((ms for claim in claims if claim is not None and (ms := claim.oldest_ms) is not None and ms > 0), default=None)
+
     def in_flight(self) -> dict[str, int]:
         """Handlers at work, by agent."""
         return {intake.name: intake.in_flight for intake in self.consumer_of_records.intakes}

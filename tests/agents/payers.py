@@ -65,6 +65,8 @@ class World:
     models: Catalogue = field(default_factory=catalogue)
     cancelled: set[str] = field(default_factory=set)
     on_ambiguous: OnAmbiguous = "retry"
+    tenants: dict[str, OnAmbiguous] = field(default_factory=dict)
+    """Who wants it otherwise."""
     settings: CallSettings = field(default_factory=lambda: CallSettings(call_timeout_s=60, intent_slack_s=5))
     permits: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 64))
     epochs: Any = field(default_factory=itertools.count)
@@ -141,8 +143,9 @@ def make(
     parts = CallParts(
         catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=Limits(world.permits, clock=loop.time),
         cap=lambda _model, _body: CAP, price=lambda _model, _usage, _tier, _ms: PRICE, reemit=reemit,
-        cancelled=lambda asked: asked.identity.custom_id in world.cancelled, on_ambiguous=lambda _tenant: world.on_ambiguous, now=time_ms,
-        sleep=asyncio.sleep, random=lambda: 0.5, settings=world.settings,
+        cancelled=lambda asked: asked.identity.custom_id in world.cancelled,
+        on_ambiguous=lambda tenant: world.tenants.get(tenant, world.on_ambiguous), now=time_ms, sleep=asyncio.sleep,
+        random=lambda: 0.5, settings=world.settings,
     )  # fmt: skip
     return Worker(world, ledger, CallStage(parts))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -115,8 +116,9 @@ def test_a_flight_whose_owners_keep_crashing_is_paid_at_most_max_attempts_times(
     assert failure.error.code == "attempts_exhausted"
 
 
-def test_a_tenant_that_wants_no_second_payment_gets_an_error_after_a_crash() -> None:
-    world = World(provider=Bill(hangs), on_ambiguous="fail")
+@pytest.mark.parametrize("wishes", [{"on_ambiguous": "fail"}, {"tenants": {"t": "fail"}}], ids=["everyone", "this tenant"])
+def test_a_tenant_that_wants_no_second_payment_gets_an_error_after_a_crash(wishes: dict[str, Any]) -> None:
+    world = World(provider=Bill(hangs), **wishes)
 
     async def main() -> None:
         for _ in range(2):
