@@ -1,12 +1,10 @@
 """A worker: wires the stages to the world, runs the topology until it is told to stop."""
 
 import asyncio
-import fcntl
 import random
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +17,6 @@ from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
 from ..pipeline.billing import bill, cap
-from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue
@@ -41,6 +38,7 @@ from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
 from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
+from .own_folder import only_worker_in
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
@@ -115,18 +113,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextmanager
-def only_worker_in(folder: Path) -> Iterator[None]:
-    """Raises `ConfigError` where another worker uses the folder: two would corrupt each other's stores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another worker uses the data folder {folder}: give each worker a folder of its own") from None
-        yield
-
-
 class Worker:
     """One process's share of the pipeline."""
 
@@ -162,7 +148,11 @@ class Worker:
             sleep=asyncio.sleep,
             new_epoch=lambda: uuid.uuid4().hex,
             settings=parts.ledger,
+            end_worker=self._end,
         )
+
+    def _end(self, error: Exception) -> None:
+        self._ending = asyncio.ensure_future(self.app.crash(error))
 
     def _call_parts(self) -> CallParts:
         parts = self.parts

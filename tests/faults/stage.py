@@ -125,8 +125,12 @@ class Stage:
         partitions: list[int] = health["partitions"]
         return partitions
 
-    def until_killed(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
+    def until_killed(self, index: int, ask: Callable[[], None]) -> None:
         """Asks, round after round, until the worker has met its crash point: how many passages a round brings is chance."""
+        assert self.until_ended(index, ask) == -signal.SIGKILL, self.workers[index].tail()
+
+    def until_ended(self, index: int, ask: Callable[[], None], rounds: int = 30) -> int:
+        """Asks, round after round, until the worker ends by itself; returns its exit code."""
         worker = self.workers[index]
         for _ in range(rounds):
             ask()
@@ -134,7 +138,7 @@ class Stage:
             until(lambda: not worker.alive or wanted <= self.responded(), f"{worker.name} dies, or everyone is answered", within_s=120)  # noqa: B023
             if not worker.alive:
                 break
-        assert worker.wait(1) == -signal.SIGKILL, worker.tail()
+        return worker.wait(1)
 
     def stand_still(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
         """Asks, and stops the worker (SIGSTOP) when calls of its own are under way."""
