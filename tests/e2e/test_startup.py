@@ -16,7 +16,8 @@ from .waiting import until
 
 def refused(engine: Engine, words: str, **settings: str) -> None:
     """The command ends with an error that contains the words."""
-    worker = engine.start_worker(wait=False, **settings)
+    state = engine.home / "worker-0.json"
+    worker = engine.start("worker-0", "worker", "--state-file", str(state), state=state, **settings)
     assert worker.wait(60) not in (0, None), worker.tail()
     said = " ".join(worker.log.read_text().split())
     assert words in said, said[-2000:]

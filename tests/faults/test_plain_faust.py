@@ -19,6 +19,7 @@ from pathlib import Path
 import faust
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from faust.types.enums import ProcessingGuarantee
 
 from inference_engine.agents.safe import create_app
 from inference_engine.connectors.kafka_admin import create_topics
@@ -187,7 +188,7 @@ def test_waiting_for_streams_and_transactions_of_faust_are_off(kafka: str, tmp_p
     plain = faust.App("wait", broker=f"kafka://{kafka}", datadir=tmp_path)
     ours = create_app("wait", [kafka], tmp_path)
     assert (plain.conf.stream_wait_empty, ours.conf.stream_wait_empty) == (True, False)
-    assert ours.conf.processing_guarantee.value == "at_least_once"
+    assert ours.conf.processing_guarantee == ProcessingGuarantee.AT_LEAST_ONCE
 
 
 def test_a_topic_that_is_made_after_the_start(bench: Bench) -> None:

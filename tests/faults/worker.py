@@ -122,7 +122,7 @@ def break_parts() -> None:
     worker.now_ms = compose.now_ms = wrong_clock  # type: ignore[attr-defined]
     signal.signal(signal.SIGUSR1, jump)
     if HANGS:
-        QuickWorker._assigned = hangs  # type: ignore[method-assign]
+        QuickWorker._assigned = hangs  # type: ignore[method-assign,assignment]
     if STUCK:
         worker.IngestStage = StuckDoor  # type: ignore[attr-defined]
     if INDEX:
