@@ -178,7 +178,8 @@ class _Batch:
         answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
         raw = self._read(exact.flight_key(fingerprint))
         flight = Flight.model_validate_json(raw) if raw is not None else None
-        oldest = self._s._oldest_call_ms(self._p)
+        late = flight is not None and self._now >= flight.lease_ms
+        oldest = self._s._oldest_call_ms(self._p) if late else None
         decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms, self._now if oldest is None else oldest)
         if isinstance(decision, exact.Hit):
             self._s._keeper.touch(self._p, key, self._now)

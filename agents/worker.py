@@ -262,7 +262,9 @@ class Worker:
 
         def marks() -> dict[Hashable, int]:
             found: dict[Hashable, int] = {f"the call of flight {flight[:12]}": at for flight, at in self.calls.progress().items()}
-            for tp, at in app.unfinished().items():
+            found |= {f"{agent}, which begins nothing": begun for agent, begun in app.begins_nothing().items()}
+            # What waits for its turn is no standstill: another tenant's events may come before it for long.
+            for tp, at in app.at_work().items():
                 # A packet of calls may be tried for long, and may wait for its turn.
                 moves = self.calls.moves(tp.partition) if tp.topic in calls else 0
                 if moves is not None:

@@ -71,7 +71,9 @@ class Intake:
             if turns is None
             else InTurns(limit, turns.max_bytes, turns.share, lambda *at: app.consumer_of_records.reread(*at), self.pump)
         )
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Delivered] = {}
+        self.begun = 0
+        """Events that have ever begun."""
         self._context = copy_context()
 
     @property
@@ -83,6 +85,11 @@ class Intake:
     def in_flight(self) -> int:
         """Handlers at work."""
         return len(self._running)
+
+    @property
+    def at_work(self) -> tuple["Delivered", ...]:
+        """The events of the handlers at work."""
+        return tuple(self._running.values())
 
     @property
     def waiting(self) -> int:
@@ -97,7 +104,8 @@ class Intake:
         """Begins waiting events while there is room."""
         was_full = self.full
         while not self.suspended and (event := self._backlog.begin()) is not None:
-            self._running.add(asyncio.create_task(self._run(event), context=self._context.copy()))
+            self._running[asyncio.create_task(self._run(event), context=self._context.copy())] = event
+            self.begun += 1
         if was_full and not self.full:
             self._app.consumer_of_records.room()
 
@@ -126,7 +134,7 @@ class Intake:
         finally:
             task = asyncio.current_task()
             if task is not None:
-                self._running.discard(task)
+                self._running.pop(task, None)
             self._backlog.end(event)
             if len(self._backlog):
                 self.pump()

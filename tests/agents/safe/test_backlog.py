@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_engine.agents.safe import Delivered, Turns, backlog
+from inference_engine.agents.safe import Delivered, SafeApp, Turns, backlog
 from inference_engine.agents.safe.backlog import BACKLOG_BYTES, InTurns
 from inference_engine.agents.safe.claims import Claim, Lease
 
@@ -204,3 +204,32 @@ async def test_on_a_real_broker_a_flood_is_read_again_and_the_other_tenant_waits
         await until(lambda: {*done["w1"], *done["w2"]} == set(range(flood + 1)), "all of it is done")
         tp = TopicPartition(bench.topic("in"), 0)
         await until(lambda: second.committed()[tp] == flood + 1, "and committed")
+
+
+async def test_what_waits_for_its_turn_is_told_apart_from_what_is_at_work_and_from_an_agent_that_begins_nothing(bench: Bench) -> None:
+    """The watchdog ends a worker for the latter two only."""
+    bench.create("in", partitions=1)
+    gate = asyncio.Event()
+
+    async def handle(event: Delivered) -> None:
+        await gate.wait()
+
+    app = bench.app()
+    bench.agent(app, "in", handle, limit=2, turns=Turns(lambda event: event.key or b"", MB))
+    tp = TopicPartition(bench.topic("in"), 0)
+    async with bench.running(app):
+        await bench.feed(bench.topic("in"), [(b"flood", b"x")] * 5)
+        await until(lambda: app.waiting()[bench_name(app)] == 3 and app.at_work() == {tp: 0}, "two are at work")
+        assert app.begins_nothing() == {}
+        app.membership.suspend()
+        gate.set()
+        await until(lambda: app.begins_nothing() == {bench_name(app): 2}, "three wait, and none begins")
+        app.membership.resume()
+        await until(lambda: app.committed()[tp] == 5, "all are done")
+        assert (app.at_work(), app.begins_nothing()) == ({}, {})
+
+
+def bench_name(app: SafeApp) -> str:
+    """Of its only agent."""
+    [intake] = app.consumer_of_records.intakes
+    return intake.name
