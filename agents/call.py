@@ -21,7 +21,7 @@ from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unprice
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose
+from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
 from ..schemas.requests import Call, Request
 from .attempt import Attempt, CallParts, IsCurrent
@@ -393,7 +393,12 @@ class _Payment:
             timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
-        await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        try:
+            await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        except Unavailable as error:
+            # Rolled back, but who reads the log uncommitted sees it: without this it would be waited for, and count as an attempt.
+            await self._book(Unpaid(flight=flight, attempt=intent.attempt, number=number, reason=str(error), at_ms=self._p.now()))
+            raise
         crash_at("after_intent")
         return intent
 

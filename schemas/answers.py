@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .record import SCHEMA_VERSION, JsonObject, Record
-from .requests import Identity, Request
+from .requests import Identity, Request, Waiter
 
 
 class Usage(Record):
@@ -76,6 +76,8 @@ class AnswerRecord(Record):
     scope: str = ""
     request: Request | None = None
     """Set where the outcome is the owner's alone (see pipeline/exact.py): the next waiter takes the flight over."""
+    asker: Waiter | None = None
+    """The owner as it was told another one's answer. Should a call of its own end later, that call answered nobody."""
 
 
 class VectorRecord(Record):

@@ -69,12 +69,16 @@ class World:
     models: Catalogue = field(default_factory=catalogue)
     cancelled: set[str] = field(default_factory=set)
     on_ambiguous: OnAmbiguous = "retry"
+    tenants: dict[str, OnAmbiguous] = field(default_factory=dict)
+    """Who wants it otherwise."""
     settings: CallSettings = field(default_factory=lambda: CallSettings(call_timeout_s=60, intent_slack_s=5))
     terms: TermsOf = lambda _model: None
     """Of the models' prompt caches."""
     permits: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 64))
     epochs: Any = field(default_factory=itertools.count)
     reemitted: list[Completion | Failure] = field(default_factory=list)
+    aborted: list[bytes] = field(default_factory=list)
+    """Members of transactions that were rolled back."""
 
     def records(self, partition: int = 0) -> list[LedgerRecord]:
         return [record for packet in self.topic.packets.get(partition, ()) for record in packets.ledger.decode(packet)]
@@ -145,9 +149,9 @@ def make(
     parts = CallParts(
         catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=limits,
         cap=lambda _model, _body: CAP, price=lambda _model, _usage, _tier, _ms: PRICE, reemit=reemit,
-        cancelled=lambda asked: asked.identity.custom_id in world.cancelled, on_ambiguous=lambda _tenant: world.on_ambiguous, now=time_ms,
-        sleep=asyncio.sleep, random=lambda: 0.5, settings=world.settings,
-        prefixes=PrefixRoom(world.terms, enabled=True, remember=100, now=time_ms),
+        cancelled=lambda asked: asked.identity.custom_id in world.cancelled,
+        on_ambiguous=lambda tenant: world.tenants.get(tenant, world.on_ambiguous), now=time_ms, sleep=asyncio.sleep,
+        random=lambda: 0.5, settings=world.settings, prefixes=PrefixRoom(world.terms, enabled=True, remember=100, now=time_ms),
     )  # fmt: skip
     return Worker(world, ledger, CallStage(parts))
 
