@@ -25,6 +25,7 @@ from ..schemas.requests import Call, Request
 from .ledger import LedgerStage, OwnedLedger, Sleep
 from .limits import Limits, Permit
 from .packer import WAIT_S, Now
+from .prefix import PrefixRoom, Seat
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class CallParts:
     providers: Mapping[str, Provider]
     ledger: LedgerStage
     limits: Limits
+    prefixes: PrefixRoom
     cap: Cap
     price: Price
     reemit: Reemit
@@ -93,6 +95,7 @@ class Attempt:
     model: Model
     intent: Intent
     permit: Permit
+    seat: Seat
     first: Permit | None = None
     """Of the call that this one hedges."""
 
@@ -100,7 +103,9 @@ class Attempt:
         try:
             return await self._send()
         finally:
-            self.permit.release()  # where nothing was sent
+            # Where nothing was sent, or it failed.
+            self.permit.release()
+            self.seat.land()
 
     async def _send(self) -> Tried:
         intent, settings = self.intent, self.p.settings
@@ -132,8 +137,12 @@ class Attempt:
         try:
             async with asyncio.timeout(timeout + 1):
                 reply = await self.p.account(self.model.provider, permit.key).complete(
-                    self.model, self.call.request.body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                    self.model,
+                    self.seat.board(self.call.request.body),
+                    timeout=timeout,
+                    metadata={"flight": intent.flight, "attempt": intent.attempt},
                 )
+            self.seat.land(reply.usage)
             permit.used, permit.rates, permit.well = (reply.usage.input_tokens, reply.usage.output_tokens), reply.rates, True
             return reply
         except EngineError as error:

@@ -8,7 +8,7 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unprice
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose
+from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
 from ..schemas.requests import Call, Request
 from .attempt import Attempt, CallParts, IsCurrent
@@ -29,6 +29,7 @@ from .hedge import hedged
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
+from .prefix import Seat
 from .steps import Steps
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,10 @@ class CallStage:
         self._steps: set[Steps] = set()
         self._moves: Counter[int] = Counter()
         self._stopping = False
+
+    def in_order(self, calls: Sequence[Call]) -> list[Call]:
+        """Calls that share a prefix side by side: they are begun, and so are mostly sent, in this order."""
+        return [calls[i] for i in self.parts.prefixes.in_order([call.request for call in calls])]
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""
@@ -285,23 +290,28 @@ class _Payment:
     # --- one attempt -------------------------------------------------------------------------------------------------
 
     async def _pay(self, model: Model, cap_pico: int) -> bool:
-        permit = await self._permit(model)
-        if permit is None:
-            return False
+        seat = self._p.prefixes.enter(model, self._request, self._lane)
         try:
+            with self._steps.in_queue():
+                await seat.ready(self._left_s())
+            permit = await self._permit(model)
+            if permit is None:
+                return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
-            first = self._detached(self._attempt(model, cap_pico, permit))
+            first = self._detached(self._attempt(model, cap_pico, permit, seat))
             tried = await hedged(
                 first,
                 self._hedge_after(),
                 self._p.hedges.may_hedge,
                 partial(self._permit, model),
-                partial(self._again, model, cap_pico, permit),
+                partial(self._again, model, cap_pico, seat, permit),
             )
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
             return False
+        finally:
+            seat.leave()
         if tried is None:
             return False
         self._steps.moved()
@@ -315,14 +325,14 @@ class _Payment:
         self._p.hedges.called()
         return self._p.hedge.wait_s(tenant)
 
-    async def _again(self, model: Model, cap_pico: int, first: Permit, permit: Permit) -> Tried | None:
+    async def _again(self, model: Model, cap_pico: int, seat: Seat, first: Permit, permit: Permit) -> Tried | None:
         """The same call once more, with a permit and an intent of its own."""
         if first.well:
             permit.release()  # answered, and about to be written down
             return None
-        return await self._detached(self._attempt(model, cap_pico, permit, first))
+        return await self._detached(self._attempt(model, cap_pico, permit, seat, first))
 
-    async def _attempt(self, model: Model, cap_pico: int, permit: Permit, first: Permit | None = None) -> Tried | None:
+    async def _attempt(self, model: Model, cap_pico: int, permit: Permit, seat: Seat, first: Permit | None = None) -> Tried | None:
         """None where nothing may be sent now: decide again. `first`: of the call that this one hedges.
 
         Raises `Unavailable` where the intent was rolled back.
@@ -338,9 +348,14 @@ class _Payment:
                 intending.discard(flight)
             if intent is None:
                 return None
-            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, first).run()
+            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first).run()
         finally:
             permit.release()
+
+    def _left_s(self) -> float | None:
+        """Until the deadline; None where there is none."""
+        deadline = self._request.deadline_ms
+        return None if deadline is None else max(0, deadline - self._p.now()) / 1000
 
     async def _permit(self, model: Model) -> Permit | None:
         """None where the deadline passed while waiting, or a model that failed was waited for long enough."""
@@ -378,7 +393,12 @@ class _Payment:
             timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
-        await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        try:
+            await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        except Unavailable as error:
+            # Rolled back, but who reads the log uncommitted sees it: without this it would be waited for, and count as an attempt.
+            await self._book(Unpaid(flight=flight, attempt=intent.attempt, number=number, reason=str(error), at_ms=self._p.now()))
+            raise
         crash_at("after_intent")
         return intent
 

@@ -19,7 +19,7 @@ class CallAgent:
         self._stage = stage
 
     async def on_calls(self, event: Delivered) -> None:
-        members: list[Call] = decode(packets.calls, event)
+        members: list[Call] = self._stage.in_order(decode(packets.calls, event))
         runs: list[asyncio.Task[None]] = []
         try:
             for number, call in enumerate(members):

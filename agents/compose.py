@@ -172,9 +172,11 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
         throttle=_throttle(settings),
         call=_call_settings(settings),
-        on_ambiguous=lambda _tenant: settings.on_ambiguous,
+        on_ambiguous=lambda tenant: settings.on_ambiguous_tenants.get(tenant, settings.on_ambiguous),
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),
+        prefix_enabled=caching.prefix_enabled,
+        prefix_cache_size=caching.prefix_cache_size,
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
     )
 

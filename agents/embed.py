@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
@@ -21,13 +21,12 @@ log = structlog.get_logger(__name__)
 BATCH = 64
 Forward = Callable[[list[Pending]], Awaitable[None]]
 ForwardGroups = Callable[[list[Group]], Awaitable[None]]
-
-
-Asked = tuple[str, "asyncio.Future[Vector | None]"]
+_Asked = tuple[str, "asyncio.Future[Vector | None]"]
 
 
 class EmbedQueue:
-    """Embeds in threads of its own, most urgent lane first; what arrives while a batch is computed makes up the next one.
+    """Embeds in threads of its own, most urgent lane first and within it tenants in turns; what arrives meanwhile makes up the
+    next batch.
 
     A thread takes its next batch itself, since a busy event loop would leave it idle after each; it ends when nothing waits.
     """
@@ -36,16 +35,16 @@ class EmbedQueue:
         """`bulk`: texts of the batch lane in one pass, which whoever comes next has to wait for."""
         self._embedder = embedder
         self._bulk = bulk
-        self._waiting: dict[Lane, deque[Asked]] = {lane: deque() for lane in Lane}
+        self._waiting: dict[Lane, OrderedDict[str, deque[_Asked]]] = {lane: OrderedDict() for lane in Lane}
         self._lock = threading.Lock()
         self._running = 0
 
-    def embed(self, text: str, lane: Lane) -> "asyncio.Future[Vector | None]":
+    def embed(self, text: str, lane: Lane, tenant: str) -> "asyncio.Future[Vector | None]":
         """A unit vector, or None where the model does not see the whole text: equal heads would look like equal texts."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Vector | None] = loop.create_future()
         with self._lock:
-            self._waiting[lane].append((text, future))
+            self._waiting[lane].setdefault(tenant, deque()).append((text, future))
             if self._running < self._embedder.parallel:
                 self._running += 1
                 threading.Thread(target=self._work, args=(loop,), name="embed", daemon=True).start()
@@ -67,14 +66,17 @@ class EmbedQueue:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 self.close()
 
-    def _next(self) -> list[Asked]:
+    def _next(self) -> list[_Asked]:
         """Empty where nothing waits: then the thread ends, and the next text starts another."""
-        batch: list[Asked] = []
+        batch: list[_Asked] = []
         with self._lock:
-            for lane, queue in self._waiting.items():
+            for lane, tenants in self._waiting.items():
                 most = min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH
-                while queue and len(batch) < most:
+                while tenants and len(batch) < most:
+                    tenant, queue = tenants.popitem(last=False)
                     batch.append(queue.popleft())
+                    if queue:
+                        tenants[tenant] = queue  # at the end: the others come first
             self._running -= not batch
         return batch
 
@@ -88,11 +90,11 @@ class EmbedQueue:
     def close(self) -> None:
         """Texts that still wait are not embedded."""
         with self._lock:
-            for queue in self._waiting.values():
-                queue.clear()
+            for tenants in self._waiting.values():
+                tenants.clear()
 
 
-def _deliver(batch: Sequence[Asked], found: Sequence[Vector | None] | Exception) -> None:
+def _deliver(batch: Sequence[_Asked], found: Sequence[Vector | None] | Exception) -> None:
     for i, (_, future) in enumerate(batch):
         if future.done():
             continue
@@ -131,7 +133,7 @@ class EmbedStage:
             request = pending.miss.request
             if request.shareable and not pending.miss.skip_semantic and (text := comparable_text(request.body)) is not None:
                 pending.text = text
-                asked.append((pending, self._queue.embed(text, request.lane)))
+                asked.append((pending, self._queue.embed(text, request.lane, request.identity.tenant)))
         results = await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
         for (pending, _), vector in zip(asked, results, strict=True):
             if isinstance(vector, BaseException):

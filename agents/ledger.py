@@ -9,7 +9,7 @@ import structlog
 
 from ..connectors.fenced_log import FencedAppend
 from ..connectors.ledger_log import LedgerReader
-from ..pipeline.errors import Stale, Unavailable
+from ..pipeline.errors import Stale, StoreFailed, Unavailable
 from ..pipeline.flights import Entry, FlightIndex
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
@@ -115,8 +115,10 @@ class LedgerStage:
         new_epoch: Callable[[], str],
         settings: LedgerSettings = LedgerSettings(),
         max_members: Callable[[], int] = lambda: MAX_MEMBERS,
+        end_worker: Callable[[Exception], object] = lambda _: None,
     ) -> None:
-        """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition."""
+        """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition. `end_worker` is told
+        that a checkpoint can't be written."""
         self._topic = topic
         self._fenced = fenced
         self._reader = reader
@@ -124,6 +126,7 @@ class LedgerStage:
         self._index = index
         self._now, self._sleep, self._new_epoch = now, sleep, new_epoch
         self._settings = settings
+        self._end_worker = end_worker
         self._owned: dict[int, OwnedLedger] = {}
         self._wanted: set[int] = set()
         self._retaking: set[asyncio.Task[None]] = set()
@@ -181,7 +184,7 @@ class LedgerStage:
                         return
                     self._learn_packet(owned, offset, value)
                     if owned.ledger.unsaved >= 10 * self._settings.checkpoint_rows:
-                        owned.ledger.checkpoint()
+                        self._checkpoint(owned)
                 owned.read_ms = begun_ms
                 return
             except Unavailable as error:
@@ -228,7 +231,10 @@ class LedgerStage:
             return
         owned.lose(Stale(f"partition {partition} of {self._topic} was given up: nothing more is paid for it here"))
         await self._fenced.release(partition)
-        owned.ledger.checkpoint()
+        try:
+            owned.ledger.checkpoint()
+        except Exception as error:  # rocksdict raises bare Exception
+            log.warning("the ledger's last checkpoint is not saved; the next owner reads more of the topic", reason=str(error))
         owned.index.close()
 
     def _lost(self, owned: OwnedLedger, why: Stale) -> None:
@@ -285,7 +291,10 @@ class LedgerStage:
         # More members of this packet may follow: only what lies before it is complete.
         owned.ledger.advance(offset - 1)
         self._save_sometimes(owned)
-        owned.ledger.apply(record, offset)
+        if not isinstance(record, Intent) or record.epoch == owned.owner.epoch:
+            owned.ledger.apply(record, offset)
+        # Else it is a predecessor's intent: the replay has brought all that were committed. This reader sees those that were rolled
+        # back, too, and they were never sent.
         owned.tell(record.flight)
         return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
 
@@ -345,5 +354,16 @@ class LedgerStage:
 
     def _save(self, owned: OwnedLedger) -> None:
         owned.saved_ms = self._now()
-        owned.ledger.checkpoint()
+        self._checkpoint(owned)
         owned.ledger.expire(owned.saved_ms - self._settings.horizon_ms)
+
+    def _checkpoint(self, owned: OwnedLedger) -> None:
+        try:
+            owned.ledger.checkpoint()
+        except Exception as error:  # rocksdict raises bare Exception
+            failed = StoreFailed(
+                f"the checkpoint of ledger partition {owned.partition} can't be written ({error}); nothing is lost, the topic has all of "
+                "it; free or enlarge the disk, then start the worker again"
+            )
+            self._end_worker(failed)
+            raise failed from error

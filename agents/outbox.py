@@ -11,7 +11,7 @@ from ..schemas.answers import AnswerRecord, VectorRecord
 from ..schemas.costs import CostEvent
 from ..schemas.packets import answers, calls, costs, lookups, misses, vectors
 from ..schemas.record import Lane, Record
-from ..schemas.requests import Call, Identity, Lookup, Miss
+from ..schemas.requests import Call, Identity, Lookup, Miss, Request
 from ..schemas.responses import ResponseLine
 from ..schemas.topics import Topics
 from .metrics import observe_cost, observe_response
@@ -68,15 +68,16 @@ class Sends:
     def lookup(self, lookup: Lookup) -> "asyncio.Future[int]":
         fingerprint = lookup.follow.fingerprint if lookup.follow else lookup.request.fingerprint
         lane, packers = lookup.request.lane, self._box.packers
-        return self._put(packers.bulk_lookups if lane is Lane.BATCH else packers.lookups, fingerprint, lookup, WAIT_S[lane])
+        packer = packers.bulk_lookups if lane is Lane.BATCH else packers.lookups
+        return self._put(packer, fingerprint, lookup, WAIT_S[lane], lookup.request)
 
     def miss(self, miss: Miss) -> "asyncio.Future[int]":
         lane = miss.request.lane
-        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane])
+        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane], miss.request)
 
     def call(self, call: Call) -> "asyncio.Future[int]":
         lane = call.request.lane
-        return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane])
+        return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane], call.request)
 
     def answer(self, record: AnswerRecord, lane: Lane) -> "asyncio.Future[int]":
         return self._put(self._box.packers.answers, record.fingerprint, record, WAIT_S[lane])
@@ -95,8 +96,10 @@ class Sends:
         value = line.model_dump_json().encode()
         self._futures.append(asyncio.ensure_future(self._box.append(self._box.topics.responses, identity.key, value)))
 
-    def _put(self, packer: Packer[R], digest: str, member: R, wait_s: float) -> "asyncio.Future[int]":
-        return self._keep(packer.put(partition_of(digest, self._box.partitions), member, wait_s))
+    def _put(self, packer: Packer[R], digest: str, member: R, wait_s: float, request: Request | None = None) -> "asyncio.Future[int]":
+        """`request`: whose tenant has packets of its own on this topic, so that tenants can take turns at it."""
+        key = None if request is None else request.identity.tenant.encode()
+        return self._keep(packer.put(partition_of(digest, self._box.partitions), member, wait_s, key))
 
     def _keep(self, future: "asyncio.Future[int]") -> "asyncio.Future[int]":
         self._futures.append(future)

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 _MAPPINGS: Mapping[str, str] = {
     "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
     "TENANT_TOPICS": '{"requests.acme": "acme"}',
+    "ON_AMBIGUOUS_TENANTS": '{"acme": "fail"}',
 }
 """Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -102,6 +103,9 @@ class Settings(BaseSettings):
         "HEDGE_AFTER_SECONDS", None, "an unanswered call of HEDGE_TENANTS is made a second time; unset: never", gt=0, le=3600
     )
     hedge_tenants: str = env("HEDGE_TENANTS", "", "tenants that allow to pay twice for the sake of time, separated by commas; *: all")
+    on_ambiguous_tenants: Mapping[str, Literal["retry", "fail"]] = env(
+        "ON_AMBIGUOUS_TENANTS", {}, 'tenants that want it otherwise than ON_AMBIGUOUS says, JSON: {"acme": "fail"}'
+    )
     tenant_topics: Mapping[str, str] = env(
         "TENANT_TOPICS", {}, 'requests topics that one tenant writes to by itself, JSON: {"requests.acme": "acme"}'
     )

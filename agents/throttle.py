@@ -46,7 +46,7 @@ class Throttle:
 
     def __init__(self, settings: ThrottleSettings, *, clock: Callable[[], float] = monotonic) -> None:
         self._settings, self._clock = settings, clock
-        self._urgent_until = float("-inf")
+        self._urgent_until = self._bulk_until = float("-inf")
         self.flow = Flow(settings.bounds.slowest)
         self._late_ms: list[float] = []
         self._wanted = False
@@ -67,9 +67,13 @@ class Throttle:
             self.flow = Flow(self._settings.bounds.slowest)
         self._urgent_until = now + URGENT_S
 
+    def bulk(self) -> None:
+        """Requests of the batch lane pass."""
+        self._bulk_until = self._clock() + URGENT_S
+
     def packet_size(self) -> int:
-        """Members of a packet that is made now, at most."""
-        return SMALL_PACKET if self.holds else MAX_MEMBERS
+        """Members of a packet that is made now, at most. A job on its own, of whatever lane, has nobody to make room for."""
+        return SMALL_PACKET if self.holds and self._clock() < self._bulk_until else MAX_MEMBERS
 
     def gate(self) -> "Gate":
         return Gate(self, self._settings.bounds)
@@ -131,6 +135,7 @@ class Gate:
 
     def begun(self, event: Delivered) -> None:
         """What it holds counts from now on."""
+        self._throttle.bulk()
         if not self._throttle.holds:
             return
         members, rate = max(1, (event.value or b"").count(_MEMBER)), self._throttle.flow.rate

@@ -38,7 +38,7 @@ from .metrics import DEAD_LETTERS
 from .pending import Group, Pending
 from .respond import RespondStage
 from .route import RouteStage, guarded
-from .safe import DeadLetter, Delivered, Gate, SafeApp, consume, items, send_through
+from .safe import DeadLetter, Delivered, Gate, SafeApp, Turns, consume, items, send_through
 from .semantic import SemanticStage
 from .throttle import Throttle
 
@@ -64,6 +64,15 @@ class Stages:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """Of a stage."""
+
+    records: int
+    bytes: int | None = None
+    """None: in the order of arrival, and no matter whose."""
+
+
+@dataclass(frozen=True, slots=True)
 class Channels:
     """The in-memory edges."""
 
@@ -78,20 +87,26 @@ def build_topology(
     stages: Stages,
     channels: Channels,
     request_topics: Sequence[str],
-    limits: Mapping[str, int],
+    limits: Mapping[str, Limit],
     throttle: Throttle,
 ) -> None:
-    """Binds every stage to its edge. `limits`: how many records of a stage may be in work at once."""
+    """Binds every stage to its edge. `limits`: how much of a stage may be in work at once. Tenants take turns at every edge before the
+    provider; behind it nobody waits for long."""
 
     async def dead(event: Delivered, error: DeadLetter) -> None:
         DEAD_LETTERS.labels(event.topic, error.error_class).inc()
         await app.append(topics.dead_letters, event.key, event.value or b"", headers=dead_letter_headers(event, error))
 
+    def share(event: Delivered) -> bytes:
+        return share_of(event, topics.requests, request_topics)
+
     def agent(name: str, *names: str, handle: Handle, gate: Gate | None = None) -> None:
         stage = name.partition(".")[0]
+        limit, at_once = limits[stage], AT_ONCE.get(stage, 1)
+        turns = Turns(share, limit.bytes) if limit.bytes else None
 
         async def run(stream: Any) -> None:
-            await consume(app, stream, handle, limit=limits[stage], name=name, on_dead=dead, at_once=AT_ONCE.get(stage, 1), gate=gate)
+            await consume(app, stream, handle, limit=limit.records, name=name, on_dead=dead, turns=turns, at_once=at_once, gate=gate)
 
         app.agent(app.topic(*names), name=name)(run)
 
@@ -142,6 +157,14 @@ def build_topology(
 
     # packets of LedgerRecord
     agent("respond", topics.ledger, handle=stages.respond.on_ledger)
+
+
+def share_of(event: Delivered, shared: str, request_topics: Sequence[str]) -> bytes:
+    """Whose event it is: on the `shared` requests topic a header says so, another requests topic is one tenant's own, and packets on
+    internal topics have their tenant as key."""
+    if event.topic == shared:
+        return next((value for name, value in event.headers if name == "tenant"), b"")
+    return event.topic.encode() if event.topic in request_topics else event.key or b""
 
 
 async def side_by_side(stream: Any, handle: Callable[[Any], Awaitable[None]]) -> None:

@@ -3,7 +3,7 @@
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
 Besides `/v1/chat/completions`, `/v1/messages` and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
-kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals and faults). Marks in a prompt
+kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals, faults and prompt caches). Marks in a prompt
 steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as it would at a provider.
 """
 
@@ -14,6 +14,7 @@ import math
 import signal
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from ..schemas.answers import Usage
 from ..schemas.record import JsonObject
 from .simulated_bill import Bill, known, price
+from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import completion, message
 from .simulated_limits import Limits
 from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_messages
@@ -55,6 +56,7 @@ class SimulatedServer:
         self.options = options or ServerOptions()
         self.faults = Faults(self.options.seed)
         self.bill = Bill(self.options.bill)
+        self.cache = SimulatedCache()
         self.in_flight = 0
         self.most_in_flight = 0
         self._numbers = itertools.count(1)
@@ -116,24 +118,30 @@ class SimulatedServer:
         wait = self.options.limits.take(_account(request, model), asked.input_tokens, asked.max_tokens or 0)
         if wait is not None:
             return _turned_away(protocol, wait, self.options.limits.headers(_account(request, model), protocol))
-        return await self._answer(request, protocol, asked, number)
+        try:
+            prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+            served = self.cache.begin(rules_of(model, protocol), prompt, time.monotonic())
+        except ValueError as error:
+            return _error(protocol, 400, str(error), "invalid_request_error")
+        return await self._answer(request, protocol, asked, number, served)
 
     def _admitted(self, request: web.BaseRequest) -> bool:
         key = self.options.api_key
         return key is None or request.headers.get("authorization") == f"Bearer {key}" or request.headers.get("x-api-key") == key
 
-    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served) -> web.StreamResponse:
         fault = self.faults.pick(asked.text)
         if self.options.latency_s:
             await asyncio.sleep(self.options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             return await self._unbilled(protocol, fault)
+        self.cache.began(served, time.monotonic())
         made = answer(asked, self.options.answers)
-        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"req_{number:08d}"
         client_id = request.headers.get("x-client-request-id", "")
         await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
-        reply = completion(asked, made, request_id) if protocol == "openai" else message(asked, made, request_id)
+        reply = (completion if protocol == "openai" else message)(asked, made, request_id, usage)
         headers = {"x-request-id" if protocol == "openai" else "request-id": request_id}
         if self.options.limits.active:
             self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
@@ -197,6 +205,7 @@ class SimulatedServer:
         if path == "/_reset" and request.method == "POST":
             self.bill.clear()
             self.faults.clear()
+            self.cache.clear()
             self.options.limits.clear()
             return _json({"reset": True})
         if path == "/_faults" and request.method == "DELETE":

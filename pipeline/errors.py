@@ -8,6 +8,7 @@ EngineError
 +-- OverBudget        stop: the next attempt could exceed the cap
 +-- Unpriced          a model, tier or usage field without a known price: stop paying
 +-- ConfigError       the settings or the installation are wrong: exit with the message
++-- StoreFailed       what is kept on the local disk can't be written: exit; the topics have all of it
 +-- Stalled           the worker gets nowhere: exit, so that others take over
 """
 
@@ -91,6 +92,12 @@ class ConfigError(EngineError):
     """The settings or the installation are wrong; the message says what to do."""
 
     code = "config_error"
+
+
+class StoreFailed(EngineError):
+    """The local disk refuses a write (it is full, or broken): the worker ends, nothing is lost."""
+
+    code = "store_failed"
 
 
 class Stalled(EngineError):

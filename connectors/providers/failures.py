@@ -110,6 +110,13 @@ def unreadable(provider: str, why: str, code: str = "unreadable_reply") -> Ambig
     return Ambiguous(f"{provider} answered, but {why}; the call may have been billed and is booked at its cap", code=code)
 
 
+def refuse_unknown(provider: str, details: Any, known: frozenset[str]) -> None:
+    """Raises `Ambiguous` where a breakdown of tokens counts some of a kind that nobody here knows: it may have its own price."""
+    for name, value in details.items() if isinstance(details, dict) else ():
+        if name not in known and value and not isinstance(value, str | bool):
+            raise unreadable(provider, f"with {name[:80]!r} in its usage, which has no price here", "usage_unpriced")
+
+
 def loads(provider: str, raw: bytes) -> dict[str, Any]:
     """The JSON object of a reply with status 200. Raises `Ambiguous` where it isn't one."""
     try:

@@ -32,7 +32,7 @@ async def held_queue() -> tuple[Held, EmbedQueue, "asyncio.Future[Vector | None]
     """A queue whose first batch is under way."""
     embedder = Held()
     queue = EmbedQueue(embedder)
-    first = asyncio.ensure_future(queue.embed("first", Lane.BATCH))
+    first = asyncio.ensure_future(queue.embed("first", Lane.BATCH, "t"))
     assert await asyncio.to_thread(embedder.asked.wait, 30)
     return embedder, queue, first
 
@@ -40,16 +40,24 @@ async def held_queue() -> tuple[Held, EmbedQueue, "asyncio.Future[Vector | None]
 async def test_what_arrives_during_a_batch_is_embedded_together_most_urgent_lane_first() -> None:
     embedder, queue, first = await held_queue()
     lanes = (Lane.BATCH, Lane.STANDARD, Lane.EXPRESS)
-    later = [queue.embed(f"{lane} {i}", lane) for lane in lanes for i in range(BATCH // 2)]
+    later = [queue.embed(f"{lane} {i}", lane, "t") for lane in lanes for i in range(BATCH // 2)]
     embedder.go.set()
     await asyncio.gather(first, *later)
     assert embedder.batches[1] == [f"{lane} {i}" for lane in (Lane.EXPRESS, Lane.STANDARD) for i in range(BATCH // 2)]
     assert embedder.batches[2] == [f"{Lane.BATCH} {i}" for i in range(BATCH // 2)]
 
 
+async def test_tenants_of_a_lane_take_turns() -> None:
+    embedder, queue, first = await held_queue()
+    later = [queue.embed(f"{tenant}{i}", Lane.STANDARD, tenant) for tenant, count in (("a", BATCH), ("b", 2)) for i in range(count)]
+    embedder.go.set()
+    await asyncio.gather(first, *later)
+    assert embedder.batches[1][:6] == ["a0", "b0", "a1", "b1", "a2", "a3"]
+
+
 async def test_every_text_gets_its_own_vector() -> None:
     queue, texts = EmbedQueue(HashEmbedder(16)), [f"text {i}" for i in range(3 * BATCH)]
-    found = await asyncio.gather(*(queue.embed(text, Lane.STANDARD) for text in texts))
+    found = await asyncio.gather(*(queue.embed(text, Lane.STANDARD, "t") for text in texts))
     assert np.array_equal(np.stack([v for v in found if v is not None]), HashEmbedder(16).embed(texts))
 
 
@@ -60,12 +68,12 @@ async def test_a_failed_batch_fails_its_own_texts_and_the_next_one_is_embedded()
     with pytest.raises(IndexError):
         await first
     del embedder.embed
-    assert await queue.embed("second", Lane.STANDARD) is not None
+    assert await queue.embed("second", Lane.STANDARD, "t") is not None
 
 
 async def test_a_text_that_nobody_waits_for_any_more_holds_up_nobody() -> None:
     embedder, queue, first = await held_queue()
-    gone, kept = queue.embed("gone", Lane.STANDARD), queue.embed("kept", Lane.STANDARD)
+    gone, kept = queue.embed("gone", Lane.STANDARD, "t"), queue.embed("kept", Lane.STANDARD, "t")
     gone.cancel()
     embedder.go.set()
     assert await kept is not None
@@ -74,7 +82,7 @@ async def test_a_text_that_nobody_waits_for_any_more_holds_up_nobody() -> None:
 
 async def test_a_closed_queue_embeds_nothing_more() -> None:
     embedder, queue, first = await held_queue()
-    waiting = queue.embed("waiting", Lane.STANDARD)
+    waiting = queue.embed("waiting", Lane.STANDARD, "t")
     queue.close()
     embedder.go.set()
     await first

@@ -21,6 +21,7 @@ from inference_engine.agents.ledger import LedgerSettings, LedgerStage
 from inference_engine.agents.limits import Limits
 from inference_engine.agents.outbox import Outbox
 from inference_engine.agents.pending import Group, Pending
+from inference_engine.agents.prefix import PrefixRoom
 from inference_engine.agents.respond import RespondStage
 from inference_engine.agents.route import RouteStage, guarded
 from inference_engine.agents.safe import DeadLetter
@@ -151,6 +152,7 @@ class Flow:
             providers={"simulated": self.provider},
             ledger=self.ledger,
             limits=Limits(dict.fromkeys(Lane, 64), clock=asyncio.get_running_loop().time),
+            prefixes=PrefixRoom(lambda _: None, enabled=False, remember=0, now=self.clock),
             cap=lambda model, body: 1_000_000_000,
             price=lambda model, usage, tier, at_ms: 400,
             reemit=reemit,

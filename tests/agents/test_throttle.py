@@ -5,9 +5,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from inference_engine.agents.packer import MAX_MEMBERS
 from inference_engine.agents.safe import DeadLetter, Delivered
 from inference_engine.agents.safe.delivery import Intake
-from inference_engine.agents.throttle import URGENT_S, Gate, Throttle, ThrottleSettings
+from inference_engine.agents.throttle import SMALL_PACKET, URGENT_S, Gate, Throttle, ThrottleSettings
 from inference_engine.pipeline.lanes import Bounds
 
 from .virtual_time import run
@@ -57,6 +58,22 @@ def test_beside_an_urgent_request_it_begins_at_the_slowest_rate_and_for_ten_seco
     held, free = run(main())
     assert 160 * 10 / 32 - 2 <= held <= 160 * 10 / 32 + 2
     assert free > 900
+
+
+def test_packets_are_small_only_while_somebody_urgent_and_the_batch_lane_are_both_there() -> None:
+    async def main() -> list[int]:
+        one, sizes = throttle(), []
+        gate = one.gate()
+        one.urgent()
+        sizes.append(one.packet_size())  # a job of the standard lane, alone
+        gate.begun(event())
+        sizes.append(one.packet_size())
+        await asyncio.sleep(URGENT_S)
+        gate.begun(event())
+        sizes.append(one.packet_size())  # a job of the batch lane, alone
+        return sizes
+
+    assert run(main()) == [MAX_MEMBERS, SMALL_PACKET, MAX_MEMBERS]
 
 
 def test_each_agent_of_the_batch_lane_has_the_rate_to_itself() -> None:

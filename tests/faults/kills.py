@@ -142,6 +142,18 @@ def stuck(scene: Scene) -> None:
     stage.ask(ROWS // 2)
 
 
+def recovery_that_hangs(scene: Scene) -> None:
+    """A worker whose partitions never become ready ends itself at its deadline; the next one does what it was to do."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.ask(ROWS)
+    stage.start_worker(0, wait=False, FAULT_RECOVERY="hangs", RECOVERY_TIMEOUT_SECONDS="10")
+    assert stage.workers[0].wait(90) != 0, "the worker ended as if nothing were wrong"
+    assert b"were not recovered within" in stage.workers[0].log.read_bytes(), stage.workers[0].tail()
+    stage.note()
+    stage.start_worker(0)
+
+
 KILLS = (
     *(Fault(f"crash at {point}", at(point)) for point in POINTS),
     Fault("random kills", random_kills, seeded=True),
@@ -151,4 +163,5 @@ KILLS = (
     Fault("hot key, killed in its fan-out", hot_key),
     Fault("SIGTERM with hung calls", stopped_with_hung_calls),
     Fault("a worker that is stuck", stuck),
+    Fault("a recovery that hangs", recovery_that_hangs),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
@@ -54,6 +55,7 @@ class Stage:
     asked: list[Asked] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     said: dict[str, bytes] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
     workers: dict[int, Process] = field(default_factory=dict)
     sink: Process | None = None
     broken_at: float = 0.0
@@ -125,8 +127,12 @@ class Stage:
         partitions: list[int] = health["partitions"]
         return partitions
 
-    def until_killed(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
+    def until_killed(self, index: int, ask: Callable[[], None]) -> None:
         """Asks, round after round, until the worker has met its crash point: how many passages a round brings is chance."""
+        assert self.until_ended(index, ask) == -signal.SIGKILL, self.workers[index].tail()
+
+    def until_ended(self, index: int, ask: Callable[[], None], rounds: int = 30) -> int:
+        """Asks, round after round, until the worker ends by itself; returns its exit code."""
         worker = self.workers[index]
         for _ in range(rounds):
             ask()
@@ -134,7 +140,7 @@ class Stage:
             until(lambda: not worker.alive or wanted <= self.responded(), f"{worker.name} dies, or everyone is answered", within_s=120)  # noqa: B023
             if not worker.alive:
                 break
-        assert worker.wait(1) == -signal.SIGKILL, worker.tail()
+        return worker.wait(1)
 
     def stand_still(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
         """Asks, and stops the worker (SIGSTOP) when calls of its own are under way."""
@@ -324,7 +330,10 @@ class Stage:
         self.snapshots.append(self.snapshot())
 
     def listen(self) -> None:
-        """Keeps what the workers say of themselves for the evidence."""
+        """Keeps what the workers say of themselves for the evidence, and how much memory they have taken."""
+        for process in [*self.workers.values(), *([self.sink] if self.sink is not None else [])]:
+            if process.alive:
+                self.memory_mb[process.name] = most_memory_mb(process.popen.pid)
         for index, process in self.workers.items():
             state = read_state(process.state) if process.alive and process.state is not None else None
             if state is None:
@@ -362,11 +371,29 @@ class Stage:
                 Placed(p.topic, p.partition, p.offset, p.member.request.flight) for t in calls for p in self._members(t, packets.calls)
             ),
             snapshots=tuple(self.snapshots),
-            words={**self._logs(), **self.said},
+            vectors=tuple(self._members(topics.vectors, packets.vectors)),
+            groups=tuple(p for t in calls for p in self._members(t, packets.calls)),
+            most_in_flight=self.provider.summary()["most_in_flight"],
+            allowed_in_flight=self._allowed_in_flight(),
+            memory_mb=self.memory_mb,
+            words={**self._logs(), **self.said, **self._letters()},
             secrets=(SECRET,),
             canaries={tenant: self.canary(tenant) for tenant in TENANTS},
             max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
         )
+
+    def _allowed_in_flight(self) -> int | None:
+        """Of all workers that were ever started: the calls of a dead one stay with the provider for a while, those that a living one gave
+        up do so without end, and then nothing can be said."""
+        if any("stopped before" not in record.reason for record in self.engine.ledger().ambiguous):
+            return None
+        started = sum(process.name.startswith("worker") for process in self.engine.processes)
+        return int(self.engine.settings["MAX_IN_FLIGHT"]) * started
+
+    def _letters(self) -> dict[str, bytes]:
+        """What dead letters say beside the bytes that they carry."""
+        found = self.raw(self.engine.topics.dead_letters)
+        return {f"headers of the dead letter {f.partition}@{f.offset}": b" ".join(value for _, value in f.headers) for f in found}
 
     def raw(self, topic: str) -> list[Found]:
         """All records of a topic now."""
@@ -403,11 +430,20 @@ class Stage:
         self._kept = self._stored()
 
     def _stored(self) -> tuple[Stored, ...]:
-        query = "SELECT event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap) FROM cost_events LIMIT 1000000"
-        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4])) for r in self.engine.sink_sql(query))
+        columns = "event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap), tenant_id, job, request_id"
+        rows = self.engine.sink_sql(f"SELECT {columns} FROM cost_events LIMIT 1000000")
+        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4]), (r[5], r[6], r[7])) for r in rows)
 
     def _logs(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.engine.home / "logs").glob("*.log")}
+
+
+def most_memory_mb(pid: int) -> float:
+    """The largest resident size that the process has had (Linux; elsewhere the present one)."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
 def _pico(dollars: str) -> int:

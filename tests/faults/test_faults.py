@@ -15,6 +15,7 @@ QUICK = (
     "provider: billed, then dropped",
     "poison records",
     "data folder deleted",
+    "disk full, of a worker",
     "changelog and data folder gone",
 )
 

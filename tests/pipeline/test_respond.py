@@ -229,3 +229,16 @@ def test_an_error_that_is_not_in_the_ledger_has_its_row_too() -> None:
     booked = CLERK.outcome(record).cost
     assert booked is not None
     assert (cost.kind, cost.event_id) == ("error", booked.event_id)
+
+
+def test_another_body_under_the_same_identity_has_rows_and_responses_of_its_own() -> None:
+    """Raw producers can do that: both were asked, so neither may take the other's place."""
+    asked = [request(text) for text in ("one body", "another body")]
+    assert asked[0].identity == asked[1].identity
+    info = ErrorInfo(code="exhausted", message="x")
+    theirs = [made(request(str(r.body), who=identity("other"))).model_copy(update={"fingerprint": r.fingerprint}) for r in asked]
+    hits = [CLERK.respond(waiter_of(r), record, NOW) for r, record in zip(asked, theirs, strict=True)]
+    errors = [CLERK.respond(waiter_of(r), failed(r, info, NOW), NOW) for r in asked]
+    rows = [row.event_id for _, row in (*hits, *errors) if row is not None]
+    assert len(set(rows)) == len(rows) == 4
+    assert len({line.id for line, _ in (*hits, *errors)}) == 4
