@@ -46,6 +46,9 @@ class _Node:
     barren_ms: int = -1
     """Until then it is not tried again: the provider was asked to write it, and did not."""
     keyed: bool = False
+    """Calls that run through it have keys by it."""
+    held: int = 0
+    """Calls with its keys that wait for a writer."""
     shards: list[deque[float]] = field(default_factory=list)
     """When the calls of each key are sent, as far as that can be told."""
 
@@ -58,9 +61,12 @@ class Ticket:
     nodes: list[_Node]
     urgency: int
     """0 is the most urgent; nobody waits for a writer that is less urgent than itself."""
-    number: int = 0
-    """Of the send that this one is expected to be, counted from the first."""
     place: Literal["waiting", "flying", "gone"] = "waiting"
+    group: _Node | None = None
+    """Whose keys it has."""
+    held: bool = False
+    queued: bool = False
+    """It may go, and waits for its turn to be sent."""
     shard: int | None = None
     key: str | None = None
     writes: list[tuple[int, _Node, Lifetime]] = field(default_factory=list)
@@ -88,9 +94,9 @@ class PrefixTree:
         self._nodes: dict[bytes, _Node] = {}
         self._once: OrderedDict[bytes, None] = OrderedDict()
         self._shared: OrderedDict[bytes, None] = OrderedDict()
-        self._backlog = 0
+        self._queued = 0
+        """Calls that may go and are not sent yet."""
         self._sends: deque[int] = deque(maxlen=1000)
-        self._sent_so_far = 0
         self._expected_per_s = max(calls_per_s, 0.01)
 
     def __len__(self) -> int:
@@ -112,30 +118,34 @@ class PrefixTree:
             self._once.pop(block.node, None)
             self._shared.pop(block.node, None)
             nodes.append(node)
-        self._backlog += 1
-        return Ticket(path, nodes, urgency, number=self._sent_so_far + self._backlog)
+        return Ticket(path, nodes, urgency)
 
     def turn(self, ticket: Ticket, now_ms: int) -> Wait | Go:
         """Whether the call may go on to be sent. A `Go` makes it the writer of what nobody has written or is writing."""
         worth = self._worth(ticket, now_ms)
-        live = self._deepest_live(ticket, now_ms)
-        self._choose_shard(ticket, worth, live, now_ms)
-        shard = ticket.shard or 0
-        live = self._deepest_live(ticket, now_ms)
+        root, shard = self._shard_for(ticket, worth, now_ms)
+        self._take_shard(ticket, root, shard, now_ms)
+        live = self._deepest_live(ticket, shard, now_ms)
         for i, _ in worth:
             holder = ticket.nodes[i].writing.get(shard)
             if i > live and holder is not None and holder[0] is not ticket and holder[1] <= ticket.urgency:
+                self._hold(ticket)
                 return Wait(ticket.path[i].node)
-        self._reserve(ticket, [(i, lifetime) for i, lifetime in worth if i > live], shard)
+        self._let_go(ticket)
+        self._reserve(ticket, [(i, lifetime) for i, lifetime in worth if i > live])
+        if not ticket.queued:
+            ticket.queued = True
+            self._queued += 1
         return Go()
 
     def board(self, ticket: Ticket, now_ms: int) -> Marks:
         """The call is sent now: its marks. One that was given up meanwhile gets none."""
         if ticket.place != "waiting":
             return Marks(self._terms.kind)
-        worth, live = self._worth(ticket, now_ms), self._deepest_live(ticket, now_ms)
-        self._choose_shard(ticket, worth, live, now_ms)
-        live, shard = self._deepest_live(ticket, now_ms), ticket.shard or 0
+        worth = self._worth(ticket, now_ms)
+        root, shard = self._shard_for(ticket, worth, now_ms)
+        self._take_shard(ticket, root, shard, now_ms)
+        live = self._deepest_live(ticket, shard, now_ms)
         new: list[tuple[int, Lifetime]] = []
         for i, lifetime in worth:
             holder = ticket.nodes[i].writing.get(shard)
@@ -145,7 +155,7 @@ class PrefixTree:
                 new.append((i, lifetime))
         self._release(ticket)
         chosen = self._choose(ticket.path, live, new)
-        self._reserve(ticket, chosen, shard)
+        self._reserve(ticket, chosen)
         self._leave_queue(ticket)
         ticket.place = "flying"
         self._sent(ticket, now_ms)
@@ -206,9 +216,8 @@ class PrefixTree:
                 return lifetime, readers
         return None, 0.0
 
-    def _deepest_live(self, ticket: Ticket, now_ms: int) -> int:
-        """Index of the deepest block that can be read by this ticket's key; -1 where none can."""
-        shard = ticket.shard or 0
+    def _deepest_live(self, ticket: Ticket, shard: int, now_ms: int) -> int:
+        """Index of the deepest block that can be read by the key of this number; -1 where none can."""
         for i in range(len(ticket.nodes) - 1, -1, -1):
             if ticket.nodes[i].live.get(shard, -1) > now_ms:
                 return i
@@ -247,8 +256,9 @@ class PrefixTree:
 
     # --- who writes ------------------------------------------------------------------------------------------------------
 
-    def _reserve(self, ticket: Ticket, chosen: list[tuple[int, Lifetime]], shard: int) -> None:
+    def _reserve(self, ticket: Ticket, chosen: list[tuple[int, Lifetime]]) -> None:
         self._release(ticket)
+        shard = ticket.shard or 0
         for i, lifetime in chosen:
             node = ticket.nodes[i]
             if shard not in node.writing:
@@ -261,25 +271,49 @@ class PrefixTree:
                 del node.writing[ticket.shard or 0]
         ticket.writes.clear()
 
-    def _choose_shard(self, ticket: Ticket, worth: list[tuple[int, Lifetime]], live: int, now_ms: int) -> None:
-        """The key of a call stays what it is: one minute's calls of a key are as many as one machine takes."""
-        if self._terms.per_key_per_minute is None or ticket.shard is not None or (not worth and live < 0):
+    def _shard_for(self, ticket: Ticket, worth: list[tuple[int, Lifetime]], now_ms: int) -> tuple[int | None, int]:
+        """Index of the block whose group has the keys (None: a key is not needed, or there is one), and the number of the key.
+
+        One minute's calls of a key are as many as one machine takes.
+        """
+        if self._terms.per_key_per_minute is None or ticket.shard is not None:
+            return None, ticket.shard or 0
+        keyed = [i for i, node in enumerate(ticket.nodes) if node.keyed]
+        if not keyed and not worth:
+            return None, 0
+        root = keyed[0] if keyed else worth[0][0]
+        node = ticket.nodes[root]
+        shards, since = node.shards, self._sent_at(node, now_ms) - _MINUTE_MS
+        for times in shards:
+            while times and times[0] < since:
+                times.popleft()
+        return root, next((n for n, times in enumerate(shards) if len(times) < self._terms.per_key_per_minute), len(shards))
+
+    def _take_shard(self, ticket: Ticket, root: int | None, shard: int, now_ms: int) -> None:
+        """The key of a call stays what it is."""
+        if root is None:
             return
-        roots = [i for i, node in enumerate(ticket.nodes) if node.keyed]
-        root = roots[0] if roots else worth[0][0] if worth else live
         node = ticket.nodes[root]
         node.keyed = True
-        when = now_ms + max(0, ticket.number - self._sent_so_far - 1) / self._per_s(now_ms) * 1000
-        most = self._terms.per_key_per_minute
-        for times in node.shards:
-            while times and times[0] < when - _MINUTE_MS:
-                times.popleft()
-        number = next((n for n, times in enumerate(node.shards) if len(times) < most), len(node.shards))
-        if number == len(node.shards):
+        if shard == len(node.shards):
             node.shards.append(deque())
-        node.shards[number].append(when)
-        ticket.shard = number
-        ticket.key = f"{ticket.path[root].node.hex()[:24]}-{number}"
+        node.shards[shard].append(self._sent_at(node, now_ms))
+        ticket.shard, ticket.group = shard, node
+        ticket.key = f"{ticket.path[root].node.hex()[:24]}-{shard}"
+
+    def _sent_at(self, group: _Node, now_ms: int) -> float:
+        """When the next call of a group is sent: after those that may go already, and those of its group that wait, in one stretch."""
+        return now_ms + (self._queued + group.held) / self._per_s(now_ms) * 1000
+
+    def _hold(self, ticket: Ticket) -> None:
+        if ticket.group is not None and not ticket.held:
+            ticket.held = True
+            ticket.group.held += 1
+
+    def _let_go(self, ticket: Ticket) -> None:
+        if ticket.group is not None and ticket.held:
+            ticket.held = False
+            ticket.group.held -= 1
 
     def _per_s(self, now_ms: int) -> float:
         span = now_ms - self._sends[0] if self._sends else 0
@@ -289,7 +323,6 @@ class PrefixTree:
 
     def _sent(self, ticket: Ticket, now_ms: int) -> None:
         self._sends.append(now_ms)
-        self._sent_so_far += 1
         for node in ticket.nodes:
             if node.sent_ms >= 0:
                 node.sent_gap_ms = _mean(node.sent_gap_ms, now_ms - node.sent_ms)
@@ -298,7 +331,8 @@ class PrefixTree:
     def _refresh(self, ticket: Ticket, now_ms: int) -> None:
         """A read begins the lifetime anew."""
         seconds = {lifetime.name: lifetime.seconds for lifetime in self._terms.lifetimes}
-        live, shard = self._deepest_live(ticket, now_ms), ticket.shard or 0
+        shard = ticket.shard or 0
+        live = self._deepest_live(ticket, shard, now_ms)
         if live >= 0:
             node = ticket.nodes[live]
             node.live[shard] = now_ms + seconds.get(node.lifetime, 0) * 1000
@@ -306,8 +340,11 @@ class PrefixTree:
     # --- what is remembered ------------------------------------------------------------------------------------------
 
     def _leave_queue(self, ticket: Ticket) -> None:
+        self._let_go(ticket)
+        if ticket.queued:
+            self._queued -= 1
+            ticket.queued = False
         if ticket.place == "waiting":
-            self._backlog -= 1
             for node in ticket.nodes:
                 node.waiting -= 1
             ticket.place = "gone"
