@@ -1,5 +1,6 @@
 """`inference-engine evaluate routing`: what each routing policy would save on a table of scored answers, and at what quality."""
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -29,7 +30,8 @@ class Policy(StrEnum):
 
 def routing_command(
     table: Annotated[
-        Path, typer.Argument(help='JSONL: {"prompt": "...", "scores": {model: 0..1}, "costs": {model: usd}, "group": optional}.')
+        Path,
+        typer.Argument(help='JSONL, or .gz of it: {"prompt": "...", "scores": {model: 0..1}, "costs": {model: usd}, "group": optional}.'),
     ],
     policy: Annotated[list[Policy] | None, typer.Option(help="One or more of them; default: all.", show_default=False)] = None,
     train: Annotated[
@@ -102,10 +104,12 @@ def _tables(table: Path, train: Path | None) -> tuple[Table, Table | None, list[
 
 def _read(path: Path) -> tuple[Table, Sequence[str]]:
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             parsed = parse_table(file, path.name)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror or error}. Nothing was evaluated; name a JSONL file") from error
+    except (OSError, EOFError) as error:
+        raise ConfigError(
+            f"{path} can't be read: {getattr(error, 'strerror', None) or error}. Nothing was evaluated; name a JSONL file"
+        ) from error
     return parsed.table, parsed.notes
 
 
@@ -117,9 +121,7 @@ def _grouped(table: Table, *, wanted: bool) -> bool:
     return enough
 
 
-def _splits(
-    table: Table, train: Table | None, random: np.random.Generator, *, by_group: bool, embedded: bool
-) -> list[Split]:
+def _splits(table: Table, train: Table | None, random: np.random.Generator, *, by_group: bool, embedded: bool) -> list[Split]:
     prompts = [*table.prompts, *(() if train is None else train.prompts)]
     vectors = embeddings_of(prompts, _say) if embedded else None
     features = feature_rows(prompts)

@@ -19,7 +19,7 @@ _SAY_EVERY = 5.0
 
 def embeddings_of(prompts: Sequence[str], say: Callable[[str], None]) -> Vectors | None:
     """Shape (prompts, dimension); None where no embedder is installed, which `say` hears too."""
-    unique = sorted(set(prompts), key=len)
+    unique = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
     digest = hashlib.sha256()
     for prompt in unique:
         digest.update(f"{len(prompt)} {prompt}".encode("utf-8", "surrogatepass"))

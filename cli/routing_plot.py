@@ -40,4 +40,6 @@ def draw(path: Path, models: Mapping[str, tuple[float, float]], results: Mapping
     try:
         FigureCanvasAgg(figure).print_png(str(path))
     except OSError as error:
-        raise ConfigError(f"the plot could not be written to {path}: {error.strerror or error}; the figures are complete without it") from error
+        raise ConfigError(
+            f"the plot could not be written to {path}: {error.strerror or error}; the figures are complete without it"
+        ) from error

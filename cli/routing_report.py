@@ -25,9 +25,9 @@ _COLUMNS = {
 
 
 def print_results(table: Table, train: Table | None, results: Mapping[str, Result], *, by_group: bool, margin: float) -> None:
-    console = Console(width=None)
+    console = Console(soft_wrap=True)
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=240, soft_wrap=True)  # a file or a pipe has no width of its own
     console.print(_models(table))
     known = int(table.complete.sum())
     where = "groups" if by_group else "prompts"

@@ -1,7 +1,7 @@
 """The cold start of routing: without any feedback, the harder of the prompts that this engine sees go to better models.
 
-How hard a prompt looks is a weighed sum of its features, and only its rank among recent prompts counts: fixed cuts of such a score send 85 to
-99.9 % of real prompts to the cheapest tier.
+How hard a prompt looks is a weighed sum of its features, and only its rank among recent prompts counts: fixed cuts of such a score send 85
+to 99.9 % of real prompts to the cheapest tier.
 """
 
 import numpy as np

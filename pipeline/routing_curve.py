@@ -10,9 +10,10 @@ APGR and CPT are those of RouteLLM (Ong et al. 2024, arXiv 2406.18665). With two
     APGR = mean PGR over shares of calls to strong from 0 to 1, prompts sent there in the order of the policy's predicted gain
     CPT(50 %) = least share of calls to strong with a PGR of 0.5
 
-With more than two models there is no such share, and the axis is money: the share of the extra cost, (cost - cheapest's) / (best's - cheapest's),
-where cheapest and best are the single models of least mean cost and of greatest mean score. PGR is taken between the same two. Tossing a coin
-between them has APGR 0.5, as with two models; a mix of all models lies above it, and PGR may pass 1 where models are good at different things.
+With more than two models there is no such share, and the axis is money: the share of the extra cost, (cost - cheapest's) / (best's -
+cheapest's), where cheapest and best are the single models of least mean cost and of greatest mean score. PGR is taken between the same two.
+Tossing a coin between them has APGR 0.5, as with two models; a mix of all models lies above it, and PGR may pass 1 where models are good at
+different things.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def choices(predicted: Predictions, price: float) -> NDArray[np.intp]:
 
 def _first_best(values: Matrix, tie: Matrix) -> NDArray[np.intp]:
     best = values.max(axis=1, keepdims=True)
-    return np.where(values >= best - 1e-12 * np.maximum(1.0, np.abs(best)), tie, -np.inf).argmax(axis=1)
+    chosen: NDArray[np.intp] = np.where(values >= best - 1e-12 * np.maximum(1.0, np.abs(best)), tie, -np.inf).argmax(axis=1)
+    return chosen
 
 
 def grid(predicted: Predictions) -> Grid:
@@ -116,7 +118,8 @@ def outcomes(predicted: Predictions, points: Grid, scores: Matrix, costs: Matrix
 
 def least_cost(quality: Matrix, cost: Matrix, target: Matrix) -> Matrix:
     """Cost of the cheapest point that reaches the target, infinity where none does. Shapes (b, points), (b, points), (b,) -> (b,)."""
-    return np.where(quality >= target[:, None] - 1e-12, cost, np.inf).min(axis=1)
+    found: Matrix = np.where(quality >= target[:, None] - 1e-12, cost, np.inf).min(axis=1)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@
           -> every policy fitted on each training part and played on each test part (`table_policies`)
           -> Result per policy
 
-In hindsight: the one operating point of the policy's curve over all test parts that reaches the target for least. Validated: in each split the
-point is chosen on the training part alone, from predictions that were unseen there, with a margin; what it then does on the test part counts.
+In hindsight: the one operating point of the policy's curve over all test parts that reaches the target for least. Validated: in each split
+the point is chosen on the training part alone, from predictions that were unseen there, with a margin; what it then does on the test part
+counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from .routing_curve import (
     share_curve,
 )
 from .score_model import FOLDS, Folds
-from .table_policies import ORDERS, PLAYS, Played, Rows, constant, ranks_among
+from .table_policies import LEARNS, ORDERS, PLAYS, Played, Rows, constant, ranks_among
 
 MARGIN = 1.0
 """Standard errors that a validated threshold stays above its target."""
@@ -118,7 +119,8 @@ def evaluate(
     for name in policies:
         played = []
         for i, split in enumerate(splits):
-            progress(f"{name}: part {i + 1} of {len(splits)}")
+            if name in LEARNS:
+                progress(f"{name}: part {i + 1} of {len(splits)}")
             played.append(PLAYS[name](split.train, split.folds, split.test, random))
         results[name] = _result(name, splits, played, test, margin, by_group=by_group)
     return results
@@ -178,8 +180,8 @@ def _result(name: str, splits: Sequence[Split], played: Sequence[Played], test: 
 def _pooled(name: str, splits: Sequence[Split], played: Sequence[Played], test: _Test) -> Outcomes:
     """The policy's curve over all test parts, each prompt by the policy that had not seen it.
 
-    What only knows the models' means takes them in hindsight, which flatters it: fold by fold they would move against those of the part left
-    out, and a mix would look worse than the coin that it is.
+    What only knows the models' means takes them in hindsight, which flatters it: fold by fold they would move against those of the part
+    left out, and a mix would look worse than the coin that it is.
     """
     if any(p.expected is None for p in played):
         return Outcomes(np.concatenate([p.test.scores for p in played]), np.concatenate([p.test.costs for p in played]))

@@ -37,8 +37,8 @@ class Table:
     @property
     def complete(self) -> NDArray[np.bool_]:
         """Shape (prompts,): whether every model's score and cost is known."""
-        known: NDArray[np.bool_] = ~(np.isnan(self.scores) | np.isnan(self.costs)).any(axis=1)
-        return known
+        missing: NDArray[np.bool_] = np.isnan(self.scores) | np.isnan(self.costs)
+        return np.asarray(~missing.any(axis=1))
 
     def rows(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> Self:
         index = np.arange(len(self))[chosen]

@@ -32,6 +32,7 @@ _FEATURE_SCALE = 0.2
 """Of a standardised feature beside an embedding of length 1: all features together then weigh about as much as the embedding."""
 _LINEAR_ALPHAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _KERNEL_ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_ROUNDS_WITH_GAPS = 3
 _FEWEST = 20
 """Prompts; below it there is nothing but the means."""
 
@@ -163,9 +164,7 @@ class Fitted:
     """Shape (n, models): predictions for each prompt by learners that were fitted without its fold."""
 
 
-def fit(
-    features: Matrix, embeddings: NDArray[np.floating] | None, scores: Matrix, folds: Folds, random: np.random.Generator
-) -> Fitted:
+def fit(features: Matrix, embeddings: NDArray[np.floating] | None, scores: Matrix, folds: Folds, random: np.random.Generator) -> Fitted:
     """`scores`: shape (n, models), NaN where a model was not asked; every model needs one score. `folds`: which prompts belong together.
 
     The strengths of regularisation and the weights of the learners are those that predict prompts of left-out folds best.
@@ -175,28 +174,33 @@ def fit(
     names = np.unique(folds)
     if len(features) < _FEWEST or len(names) < 2:
         return Fitted(ScoreModel(scaling, None, None, None, (0.0, 0.0), means), np.tile(means, (len(features), 1)))
-    full = _without_gaps(scores, means)
-    targets = full - full.mean(axis=1, keepdims=True)
     columns = scaling.columns(features, embeddings)
     kernel = Kernel.of(columns, random)
-    linear, unseen_linear = _fit_ridge(columns, targets, folds, _LINEAR_ALPHAS)
-    smooth, unseen_smooth = _fit_ridge(kernel.columns(columns), targets, folds, _KERNEL_ALPHAS)
-    centred = targets - _fold_means(targets, folds)
-    stacked = np.column_stack([unseen_linear.ravel(), unseen_smooth.ravel()])
-    weights, _ = nnls(stacked, centred.ravel())
-    found = (float(weights[0]), float(weights[1]))
-    unseen = _fold_means(full, folds) + found[0] * unseen_linear + found[1] * unseen_smooth
-    return Fitted(ScoreModel(scaling, kernel, linear, smooth, found, means), unseen)
-
-
-def _without_gaps(scores: Matrix, means: Matrix) -> Matrix:
-    """A missing score is taken as the model's mean, moved by how much better or worse than usual the others did on that prompt."""
+    smooth_columns = kernel.columns(columns)
     missing = np.isnan(scores)
-    if not missing.any():
-        return scores
-    usual = np.where(missing, 0.0, scores - means)
-    shift = usual.sum(axis=1) / np.maximum(1, (~missing).sum(axis=1))
-    return np.where(missing, means + shift[:, None], scores)
+    unseen = np.tile(means, (len(features), 1))
+    # Where scores are missing, each round fills them from the predictions of the round before.
+    for _ in range(_ROUNDS_WITH_GAPS if missing.any() else 1):
+        full = _without_gaps(scores, unseen)
+        targets = full - full.mean(axis=1, keepdims=True)
+        linear, unseen_linear = _fit_ridge(columns, targets, folds, _LINEAR_ALPHAS)
+        smooth, unseen_smooth = _fit_ridge(smooth_columns, targets, folds, _KERNEL_ALPHAS)
+        weights = _stacked(targets - _fold_means(targets, folds), unseen_linear, unseen_smooth)
+        unseen = _fold_means(full, folds) + weights[0] * unseen_linear + weights[1] * unseen_smooth
+    return Fitted(ScoreModel(scaling, kernel, linear, smooth, weights, full.mean(axis=0)), unseen)
+
+
+def _stacked(targets: Matrix, linear: Matrix, smooth: Matrix) -> tuple[float, float]:
+    weights, _ = nnls(np.column_stack([linear.ravel(), smooth.ravel()]), targets.ravel())
+    return float(weights[0]), float(weights[1])
+
+
+def _without_gaps(scores: Matrix, expected: Matrix) -> Matrix:
+    """A missing score is taken as expected, moved by how much better or worse than expected the other models did on that prompt."""
+    missing = np.isnan(scores)
+    unusual = np.where(missing, 0.0, scores - expected)
+    shift = unusual.sum(axis=1) / np.maximum(1, (~missing).sum(axis=1))
+    return np.where(missing, expected + shift[:, None], scores)
 
 
 def _fold_means(values: Matrix, folds: Folds) -> Matrix:
