@@ -1,6 +1,7 @@
 """`inference-engine evaluate routing`: what each routing policy would save on a table of scored answers, and at what quality."""
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -106,10 +107,9 @@ def _read(path: Path) -> tuple[Table, Sequence[str]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             parsed = parse_table(file, path.name)
-    except (OSError, EOFError) as error:
-        raise ConfigError(
-            f"{path} can't be read: {getattr(error, 'strerror', None) or error}. Nothing was evaluated; name a JSONL file"
-        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} can't be read: {why}. Nothing was evaluated; name a JSONL file") from error
     return parsed.table, parsed.notes
 
 
@@ -143,10 +143,8 @@ def _points(table: Table) -> Mapping[str, tuple[float, float]]:
     known = table.rows(table.complete)
     ends = Ends.of(known.scores, known.costs)
     cost, quality = known.costs.mean(axis=0), known.scores.mean(axis=0)
-    return {
-        model: (float(cost[i] / cost[ends.best]) if cost[ends.best] else 1.0, float(quality[i] / quality[ends.best]) if quality[ends.best] else 1.0)
-        for i, model in enumerate(table.models)
-    }  # fmt: skip
+    dearest, greatest = cost[ends.best] or 1.0, quality[ends.best] or 1.0
+    return {model: (float(cost[i] / dearest), float(quality[i] / greatest)) for i, model in enumerate(table.models)}
 
 
 def _fields(result: Result) -> dict[str, object]:

@@ -38,8 +38,7 @@ def draw(path: Path, models: Mapping[str, tuple[float, float]], results: Mapping
     axes.set_title("Cost against quality, each prompt routed by a policy that had not seen it")
     axes.legend(loc="lower right", fontsize=8)
     try:
-        FigureCanvasAgg(figure).print_png(str(path))
+        FigureCanvasAgg(figure).print_figure(str(path), format="png")
     except OSError as error:
-        raise ConfigError(
-            f"the plot could not be written to {path}: {error.strerror or error}; the figures are complete without it"
-        ) from error
+        why = error.strerror or error
+        raise ConfigError(f"the plot could not be written to {path}: {why}; leave out --plot, or name another file") from error
