@@ -17,7 +17,7 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.prompt_features import feature_rows
 from ..pipeline.routing_evaluation import MARGIN, Result, Split, cross_splits, evaluate, one_split
 from ..pipeline.routing_table import Table, comparable, parse_table
-from ..pipeline.table_policies import POLICIES, REFERENCES, Rows
+from ..pipeline.table_policies import POLICIES, REFERENCES, Rows, rows_of
 from .prompt_embeddings import embeddings_of
 
 
@@ -60,7 +60,7 @@ def routing_command(
     random = np.random.default_rng(seed)
     splits = _splits(measured, learned_from, random, by_group=by_group, embedded=embeddings)
     names = (*REFERENCES, *(p for p in POLICIES if not policy or p in policy))
-    results = evaluate(splits, names, random, by_group=by_group, margin=margin, progress=_say)
+    results = evaluate(splits, names, random, margin=margin, progress=_say)
     if plot is not None:
         from .routing_plot import draw
 
@@ -76,12 +76,12 @@ def routing_command(
 
 def _tables(table: Path, train: Path | None) -> tuple[Table, Table | None, list[str]]:
     """The table, and the one to learn from, of the same models. Raises `ConfigError`."""
-    parsed = _read(table)
+    parsed = read_table(table)
     notes = [*parsed[1]]
     if train is None:
         made, more = comparable(parsed[0], table.name)
         return made, None, [*notes, *more]
-    other = _read(train)
+    other = read_table(train)
     notes += other[1]
     both = [model for model in parsed[0].models if model in other[0].models]
     if len(both) < 2:
@@ -103,7 +103,8 @@ def _tables(table: Path, train: Path | None) -> tuple[Table, Table | None, list[
     return made, learned_from, [*notes, *more, *again]
 
 
-def _read(path: Path) -> tuple[Table, Sequence[str]]:
+def read_table(path: Path) -> tuple[Table, Sequence[str]]:
+    """The table of a file, and what is to be said of it. Raises `ConfigError`."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             parsed = parse_table(file, path.name)
@@ -129,11 +130,11 @@ def _splits(table: Table, train: Table | None, random: np.random.Generator, *, b
 
     def rows(made: Table, start: int) -> Rows:
         part = slice(start, start + len(made))
-        return Rows(made, features[part], None if vectors is None else vectors[part], scores[part])
+        return rows_of(made, features[part], None if vectors is None else vectors[part], scores[part], by_group=by_group)
 
     if train is None:
-        return cross_splits(rows(table, 0), random, by_group=by_group)
-    return [one_split(rows(train, len(table)), rows(table, 0), random, by_group=by_group)]
+        return cross_splits(rows(table, 0), random)
+    return [one_split(rows(train, len(table)), rows(table, 0), random)]
 
 
 def _points(table: Table) -> Mapping[str, tuple[float, float]]:

@@ -12,6 +12,10 @@ from ..connectors.embedder import find_embedder
 from ..pipeline.ports import Vectors
 
 _BATCH = 256
+_ENDS = 250
+"""Characters of a prompt that are embedded at either end: as good for routing as 256 tokens from its beginning (APGR 1.18 and 1.20 on nine
+models, the same savings), for half of the time.
+"""
 _KEPT = 8
 """Tables whose embeddings stay on disk; a prompt takes 1.5 kB."""
 _SAY_EVERY = 5.0
@@ -23,7 +27,7 @@ def embeddings_of(prompts: Sequence[str], say: Callable[[str], None]) -> Vectors
     digest = hashlib.sha256()
     for prompt in unique:
         digest.update(f"{len(prompt)} {prompt}".encode("utf-8", "surrogatepass"))
-    path = data_folder().root / "evaluations" / f"minilm-{digest.hexdigest()[:32]}.npy"
+    path = data_folder().root / "evaluations" / f"minilm-ends-{digest.hexdigest()[:32]}.npy"
     made = _kept(path, len(unique))
     if made is None:
         say("loading the embedder")
@@ -31,10 +35,14 @@ def embeddings_of(prompts: Sequence[str], say: Callable[[str], None]) -> Vectors
         if found.embedder is None:
             say(f"{found.reason}. Routing is measured on prompt features alone")
             return None
-        made = _embed(unique, found.embedder.embed, say)
+        made = _embed([_ends(prompt) for prompt in unique], found.embedder.embed, say)
         _keep(path, made, say)
     row = {prompt: i for i, prompt in enumerate(unique)}
     return made[[row[prompt] for prompt in prompts]]
+
+
+def _ends(prompt: str) -> str:
+    return prompt if len(prompt) <= 2 * _ENDS else f"{prompt[:_ENDS]} {prompt[-_ENDS:]}"
 
 
 def _embed(prompts: Sequence[str], embed: Callable[[Sequence[str]], Vectors], say: Callable[[str], None]) -> Vectors:

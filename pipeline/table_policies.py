@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .dominance import dominated
 from .prompt_features import PROMPT_FEATURES
 from .quantile import difficulty
 from .routing_curve import Ends, Matrix, Outcomes, Predictions, choices, grid, outcomes
 from .routing_table import Table
+from .sampling_error import each_alone, standard_error
 from .score_model import Folds, fit
 
 _EXCLUDED = 1e6
-_NICHE_ERRORS = 2.0
-"""Standard errors by which a model must be better somewhere to be kept although another one costs no more and is better on the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,15 @@ class Rows:
     embeddings: NDArray[np.floating] | None
     complexity: Matrix
     """The design document's score, shape (prompts,)."""
+    kinds: NDArray[np.intp]
+    """What varies together and must not be on both sides of a split: prompts of one group, or the same prompt. Shape (prompts,)."""
 
     def __len__(self) -> int:
         return len(self.table)
 
     def rows(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> "Rows":
         embeddings = None if self.embeddings is None else self.embeddings[chosen]
-        return Rows(self.table.rows(chosen), self.features[chosen], embeddings, self.complexity[chosen])
+        return Rows(self.table.rows(chosen), self.features[chosen], embeddings, self.complexity[chosen], self.kinds[chosen])
 
     @property
     def complete(self) -> "Rows":
@@ -64,6 +66,12 @@ class Played:
 
 Play = Callable[[Rows, Folds, Rows, np.random.Generator], Played]
 """(training part, its folds, complete rows of the test part, random source) -> what happened."""
+
+
+def rows_of(table: Table, features: Matrix, embeddings: NDArray[np.floating] | None, complexity: Matrix, *, by_group: bool) -> Rows:
+    """The rows of a whole table; `by_group`: groups vary together, where it has some."""
+    names = table.groups if by_group and table.groups is not None else [prompt.strip() for prompt in table.prompts]
+    return Rows(table, features, embeddings, complexity, np.unique(np.array(names), return_inverse=True)[1])
 
 
 def mean_scores(table: Table) -> Matrix:
@@ -180,7 +188,8 @@ def learned(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) 
     expected = Predictions(fitted.model.predict(test.features, test.embeddings), expected_costs(train, test))
     known = train.table.complete
     on_known = Predictions(unseen.scores[known], unseen.costs[known])
-    dropped = dominated(on_known, train.table.rows(known))
+    clusters = np.unique(train.kinds[known], return_inverse=True)[1]
+    dropped = dominated(on_known, train.table.rows(known), clusters)
     mix = static_mix(train, folds, test, random)
     above, note = _above_static(_without(on_known, dropped), train.table.rows(known))
     if not above:
@@ -194,40 +203,6 @@ def _joined(a: Outcomes, b: Outcomes) -> Outcomes:
     return Outcomes(np.hstack([a.scores, b.scores]), np.hstack([a.costs, b.costs]))
 
 
-def dominated(unseen: Predictions, table: Table) -> NDArray[np.bool_]:
-    """Models that are never to be chosen, shape (models,): some other one costs no more and is better.
-
-    A model that costs more than the best single one is always dropped, as is the lesser of two. Another is kept where, out of sample,
-    prompts can be told on which it is better than the model that dominates it: of nine public models three are dominated by no other, and
-    these three alone save 46 % at 99 % quality, all nine 77 %.
-    """
-    quality, cost = mean_scores(table), mean_costs(table)
-    ends = Ends.of(table.scores, table.costs)
-    drop = np.zeros(len(quality), dtype=bool)
-    for model in range(len(quality)):
-        over = [o for o in range(len(quality)) if o != model and _dominates(quality, cost, o, model)]
-        if not over:
-            continue
-        if cost[model] > cost[ends.best] or len(quality) == 2:
-            drop[model] = True
-            continue
-        drop[model] = any(not _has_niche(unseen, table, model, other) for other in over)
-    return drop
-
-
-def _dominates(quality: Matrix, cost: Matrix, one: int, other: int) -> bool:
-    if cost[one] > cost[other] or quality[one] < quality[other]:
-        return False
-    return bool(cost[one] < cost[other] or quality[one] > quality[other] or one < other)
-
-
-def _has_niche(unseen: Predictions, table: Table, model: int, other: int) -> bool:
-    """Whether prompts on which `model` was expected to be better really are answered better by it."""
-    chosen = unseen.scores[:, model] > unseen.scores[:, other]
-    gain = np.where(chosen, table.scores[:, model] - table.scores[:, other], 0.0)
-    return bool(gain.mean() > _NICHE_ERRORS * gain.std() / np.sqrt(len(gain)) and gain.any())
-
-
 def _without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
     """So bad and so dear that no price chooses a dropped model."""
     dearest = float(predicted.costs.max()) or 1.0
@@ -235,21 +210,19 @@ def _without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
 
 
 def _above_static(unseen: Predictions, table: Table) -> tuple[bool, str]:
-    """Whether, at the prices that matter, the learned choice is worth more than the static one by more than one standard error."""
+    """Whether, at prices at which the static choice changes, the learned one is worth more by more than one standard error."""
     static = Predictions(constant(mean_scores(table), len(table)), constant(mean_costs(table), len(table)))
     steps = grid(static).prices
     steps = steps[np.isfinite(steps) & (steps > 0)]
     if not len(steps):
         return True, ""
     rows = np.arange(len(table))
-    gains = []
-    for price in np.geomspace(steps.min() / 3, steps.max() * 3, 9):
-        worth = [table.scores[rows, c] - price * table.costs[rows, c] for c in (choices(unseen, price), choices(static, price))]
-        scale = max(1e-12, float(np.abs(worth[1]).mean()))
-        gains.append((worth[0] - worth[1]) / scale)
-    gain = np.mean(gains, axis=0)
-    error = gain.std() / np.sqrt(len(gain))
-    if gain.mean() - error > 0:
+    gain = np.zeros(len(table))
+    for price in np.geomspace(steps.min() / 1.5, steps.max() * 1.5, 9):
+        for sign, predicted in ((1.0, unseen), (-1.0, static)):
+            chosen = choices(predicted, price)
+            gain += sign * (table.scores[rows, chosen] - price * table.costs[rows, chosen])
+    if gain.mean() > standard_error(gain[:, None], each_alone(len(gain)))[0]:
         return True, ""
     return False, "what was learned is not surely above the best static choice, so that is taken"
 

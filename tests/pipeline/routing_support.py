@@ -6,7 +6,7 @@ import numpy as np
 
 from inference_engine.pipeline.prompt_features import feature_rows
 from inference_engine.pipeline.routing_table import Table
-from inference_engine.pipeline.table_policies import Rows
+from inference_engine.pipeline.table_policies import Rows, rows_of
 
 KINDS = ("Translate the sentence into French: ", "Solve the equation and prove the theorem, step by step: ")
 WORDS = ["river", "stone", "cloud", "winter", "garden", "music", "letter", "window", "bridge", "market", "silver", "forest"]
@@ -28,9 +28,9 @@ def table(count: int, chance: Mapping[str, Callable[[int], float]], costs: Mappi
     return Table(tuple(texts), models, scores, np.tile([costs[m] for m in models], (count, 1)), None)
 
 
-def rows(made: Table) -> Rows:
+def rows(made: Table, *, by_group: bool = False) -> Rows:
     features = feature_rows(made.prompts)
-    return Rows(made, features, None, features[:, 0])
+    return rows_of(made, features, None, features[:, 0], by_group=by_group)
 
 
 def easy_and_hard(count: int = 400, seed: int = 0) -> Table:

@@ -8,15 +8,16 @@ import pytest
 from inference_engine.pipeline.routing_curve import Ends, Outcomes
 from inference_engine.pipeline.routing_evaluation import Result, cross_splits, evaluate, fold_of, one_split, threshold
 from inference_engine.pipeline.routing_table import Table
+from inference_engine.pipeline.sampling_error import each_alone
 from inference_engine.pipeline.table_policies import POLICIES, REFERENCES
 
 from .routing_support import easy_and_hard, rows, table
 
 
-def results(made: Table, *, by_group: bool = False, policies: tuple[str, ...] = (*REFERENCES, *POLICIES)) -> dict[str, Result]:
+def results(made: Table, *, policies: tuple[str, ...] = (*REFERENCES, *POLICIES)) -> dict[str, Result]:
     random = np.random.default_rng(0)
-    splits = cross_splits(rows(made), random, by_group=by_group)
-    return evaluate(splits, policies, random, by_group=by_group, resamples=50)
+    splits = cross_splits(rows(made), random)
+    return evaluate(splits, policies, random, resamples=50)
 
 
 def test_the_learned_policy_is_between_the_coin_and_the_oracle_and_above_the_length() -> None:
@@ -79,19 +80,19 @@ def test_missing_values_are_learned_from_and_not_measured() -> None:
 
 def test_prompts_of_one_group_and_equal_prompts_are_never_on_both_sides() -> None:
     made = replace(easy_and_hard(), groups=tuple(str(i % 7) for i in range(400)))
-    for split in cross_splits(rows(made), np.random.default_rng(0), by_group=True):
+    for split in cross_splits(rows(made, by_group=True), np.random.default_rng(0)):
         assert not set(split.train.table.groups or ()) & set(split.test.table.groups or ())
         for fold in np.unique(split.folds):
             inside = {g for g, f in zip(split.train.table.groups or (), split.folds, strict=True) if f == fold}
             outside = {g for g, f in zip(split.train.table.groups or (), split.folds, strict=True) if f != fold}
             assert not inside & outside
     twice = replace(made, prompts=(*made.prompts[:200], *made.prompts[:200]), groups=None)
-    for split in cross_splits(rows(twice), np.random.default_rng(0), by_group=False):
+    for split in cross_splits(rows(twice), np.random.default_rng(0)):
         assert not set(split.train.table.prompts) & set(split.test.table.prompts)
 
 
 def test_folds_are_about_equally_large_whatever_the_groups() -> None:
-    fold = fold_of(["big"] * 50 + [str(i) for i in range(50)], np.random.default_rng(0))
+    fold = fold_of(np.array([99] * 50 + list(range(50))), np.random.default_rng(0))
     assert sorted(np.bincount(fold)) == [12, 12, 13, 13, 50]
 
 
@@ -99,27 +100,28 @@ def test_a_threshold_leaves_a_margin_for_what_was_measured_and_for_what_will_be_
     random = np.random.default_rng(0)
     best = np.ones(1000)
     scores = np.column_stack([best, random.random(1000) < 0.96, np.zeros(1000)])
+    alone = each_alone(1000)
     seen = Outcomes(scores.astype(float), np.tile([3.0, 2.0, 1.0], (1000, 1)))
-    assert threshold(seen, best, 0.95, served=10**9, margin=0.0) == 1
-    assert threshold(seen, best, 0.95, served=10**9, margin=3.0) == 0
-    assert threshold(seen, best, 0.93, served=10**9, margin=3.0) == 1
-    assert threshold(seen, best, 0.93, served=10, margin=3.0) == 0
-    assert threshold(seen, best, 1.01, served=10, margin=0.0) is None
+    assert threshold(seen, best, 0.95, served=10**9, margin=0.0, clusters=alone) == 1
+    assert threshold(seen, best, 0.95, served=10**9, margin=3.0, clusters=alone) == 0
+    assert threshold(seen, best, 0.93, served=10**9, margin=3.0, clusters=alone) == 1
+    assert threshold(seen, best, 0.93, served=10, margin=3.0, clusters=alone) == 0
+    assert threshold(seen, best, 1.01, served=10, margin=0.0, clusters=alone) is None
 
 
 def test_prompts_that_vary_together_widen_the_margin() -> None:
     clusters = np.repeat(np.arange(10), 100)
     scores = np.where(clusters < 5, 1.0, 0.94)
     seen = Outcomes(np.column_stack([np.ones(1000), scores]), np.tile([2.0, 1.0], (1000, 1)))
-    assert threshold(seen, np.ones(1000), 0.96, served=1000, margin=2.0) == 1
+    assert threshold(seen, np.ones(1000), 0.96, served=1000, margin=2.0, clusters=each_alone(1000)) == 1
     assert threshold(seen, np.ones(1000), 0.96, served=1000, margin=2.0, clusters=clusters) == 0
 
 
 def test_train_and_test_as_given_measure_only_the_test() -> None:
     train, test = easy_and_hard(400, seed=1), easy_and_hard(100, seed=2)
     random = np.random.default_rng(0)
-    split = one_split(rows(train), rows(test), random, by_group=False)
-    made = evaluate([split], ("learned", "oracle"), random, by_group=False, resamples=20)
+    split = one_split(rows(train), rows(test), random)
+    made = evaluate([split], ("learned", "oracle"), random, resamples=20)
     ends = Ends.of(test.scores, test.costs)
     quality = test.scores.max(axis=1).mean() / test.scores[:, ends.best].mean()
     assert max(q for _, q in made["oracle"].curve) == pytest.approx(quality)
