@@ -123,18 +123,17 @@ def _grouped(table: Table, *, wanted: bool) -> bool:
 
 
 def _splits(table: Table, train: Table | None, random: np.random.Generator, *, by_group: bool, embedded: bool) -> list[Split]:
-    prompts = [*table.prompts, *(() if train is None else train.prompts)]
-    vectors = embeddings_of(prompts, _say) if embedded else None
-    features = feature_rows(prompts)
-    scores = np.array([estimate(p, input_tokens=len(p) // 4, turns=1, max_tokens=None).score for p in prompts])
-
-    def rows(made: Table, start: int) -> Rows:
-        part = slice(start, start + len(made))
-        return rows_of(made, features[part], None if vectors is None else vectors[part], scores[part], by_group=by_group)
-
+    rows = rows_seen(table, by_group=by_group, embedded=embedded)
     if train is None:
-        return cross_splits(rows(table, 0), random)
-    return [one_split(rows(train, len(table)), rows(table, 0), random)]
+        return cross_splits(rows, random)
+    return [one_split(rows_seen(train, by_group=by_group, embedded=rows.embeddings is not None), rows, random)]
+
+
+def rows_seen(table: Table, *, by_group: bool, embedded: bool) -> Rows:
+    """A table with all that policies see of its prompts."""
+    vectors = embeddings_of(table.prompts, _say) if embedded else None
+    scores = np.array([estimate(p, input_tokens=len(p) // 4, turns=1, max_tokens=None).score for p in table.prompts])
+    return rows_of(table, feature_rows(table.prompts), vectors, scores, by_group=by_group)
 
 
 def _points(table: Table) -> Mapping[str, tuple[float, float]]:

@@ -207,6 +207,12 @@ def report(context: typer.Context) -> None:
     _forward("report", "report_command", context)
 
 
+@app.command("bootstrap-router", context_settings=_FORWARD)
+def bootstrap_router(context: typer.Context) -> None:
+    """Let the learned routing policy learn from a table of scored answers."""
+    _forward("bootstrap_router", "bootstrap_command", context)
+
+
 @app.command(context_settings=_FORWARD)
 def doctor(context: typer.Context) -> None:
     """Check this machine and the engine, and say what to do."""

@@ -154,6 +154,14 @@ class ScoreModel:
             predicted += self.weights[1] * self.smooth.deviations(self.kernel.columns(columns))
         return predicted
 
+    def only(self, kept: Sequence[int], *, static: bool = False) -> "ScoreModel":
+        """The same for some of the models; `static`: only their means."""
+        index = list(kept)
+        if static or self.linear is None or self.smooth is None:
+            return ScoreModel(self.scaling, None, None, None, (0.0, 0.0), self.means[index])
+        linear, smooth = (Ridge(r.mean, r.coefficients[:, index], r.intercept[index]) for r in (self.linear, self.smooth))
+        return ScoreModel(self.scaling, self.kernel, linear, smooth, self.weights, self.means[index])
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:

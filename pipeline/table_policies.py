@@ -191,10 +191,10 @@ def learned(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) 
     clusters = np.unique(train.kinds[known], return_inverse=True)[1]
     dropped = dominated(on_known, train.table.rows(known), clusters)
     mix = static_mix(train, folds, test, random)
-    above, note = _above_static(_without(on_known, dropped), train.table.rows(known))
+    above, note = above_static(without(on_known, dropped), train.table.rows(known))
     if not above:
         return replace(mix, note=note)
-    played = play(train, _without(unseen, dropped), test, _without(expected, dropped))
+    played = play(train, without(unseen, dropped), test, without(expected, dropped))
     # The static mix stands beside it: whichever reaches a target for less is taken.
     return Played(_joined(played.train, mix.train), _joined(played.test, mix.test), played.expected)
 
@@ -203,13 +203,13 @@ def _joined(a: Outcomes, b: Outcomes) -> Outcomes:
     return Outcomes(np.hstack([a.scores, b.scores]), np.hstack([a.costs, b.costs]))
 
 
-def _without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
+def without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
     """So bad and so dear that no price chooses a dropped model."""
     dearest = float(predicted.costs.max()) or 1.0
     return Predictions(np.where(dropped, -_EXCLUDED, predicted.scores), np.where(dropped, _EXCLUDED * dearest, predicted.costs))
 
 
-def _above_static(unseen: Predictions, table: Table) -> tuple[bool, str]:
+def above_static(unseen: Predictions, table: Table) -> tuple[bool, str]:
     """Whether, at prices at which the static choice changes, the learned one is worth more by more than one standard error."""
     static = Predictions(constant(mean_scores(table), len(table)), constant(mean_costs(table), len(table)))
     steps = grid(static).prices
