@@ -72,7 +72,7 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
     seen = Predictions(fitted.unseen[whole], expected_costs(rows, known))
     clusters = np.unique(known.kinds, return_inverse=True)[1]
     dropped = dominated(seen, known.table, clusters)
-    above, note = above_static(without(seen, dropped), known.table)
+    above, note = above_static(without(seen, dropped), known.table, errors=1.0)
     if not above:
         seen = Predictions(constant(mean_scores(known.table), len(known)), constant(mean_costs(known.table), len(known)))
         dropped = np.zeros_like(dropped)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import ConfigError
 
+_RARE = 0.2
 _MANY_COMPLETE = 200
 """So many prompts that every model answered are enough to compare them all."""
 
@@ -34,11 +35,30 @@ class Table:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    estimated: bool = False
+    """Too few prompts were answered by every model: what is missing is estimated where policies are measured."""
+
+    @property
+    def _missing(self) -> NDArray[np.bool_]:
+        return np.asarray(np.isnan(self.scores) | np.isnan(self.costs))
+
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """Shape (prompts,): whether every model's score and cost is known."""
-        missing: NDArray[np.bool_] = np.isnan(self.scores) | np.isnan(self.costs)
-        return np.asarray(~missing.any(axis=1))
+        """Shape (prompts,): whether a policy can be measured on it: every score and cost is known, or two are and others are estimated."""
+        return np.asarray((~self._missing).sum(axis=1) >= (2 if self.estimated else len(self.models)))
+
+    def measured(self) -> Self:
+        """Its complete rows; a missing score is the model's mean, moved as far as the other models on that prompt are from theirs."""
+        made = self.rows(self.complete)
+        missing = made._missing
+        if not missing.any():
+            return made
+        scores, costs = np.where(missing, np.nan, made.scores), np.where(missing, np.nan, made.costs)
+        score, cost = np.nanmean(scores, axis=0), np.maximum(np.nanmean(costs, axis=0), 1e-300)
+        better = np.nanmean(scores - score, axis=1, keepdims=True)
+        dearer = np.nanmean(costs / cost, axis=1, keepdims=True)
+        filled = np.where(missing, np.clip(score + better, 0.0, 1.0), made.scores), np.where(missing, cost * dearer, made.costs)
+        return replace(made, scores=filled[0], costs=filled[1])
 
     def rows(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> Self:
         index = np.arange(len(self))[chosen]
@@ -152,12 +172,20 @@ def comparable(table: Table, name: str) -> tuple[Table, tuple[str, ...]]:
         without = ", ".join(sorted(set(table.models) - set(kept)))
         notes.append(f"{name}: {without} left out: a model whose score or price is unknown is never chosen")
     made = table.only(kept)
-    while len(made.models) > 2 and made.complete.sum() < min(_MANY_COMPLETE, 0.5 * len(made)):
-        least = int((~(np.isnan(made.scores) | np.isnan(made.costs))).sum(axis=0).argmin())
-        notes.append(f"{name}: {made.models[least]} left out: too few prompts have its score and cost beside those of the others")
-        made = made.only([model for i, model in enumerate(made.models) if i != least])
+    known = (~made._missing).sum(axis=0)
+    rare = [model for i, model in enumerate(made.models) if known[i] < max(10, _RARE * len(made))]
+    if rare and len(made.models) - len(rare) >= 2:
+        notes.append(f"{name}: {', '.join(rare)} left out: too few prompts have its score and cost")
+        made = made.only([model for model in made.models if model not in rare])
     incomplete = int((~made.complete).sum())
-    if incomplete:
+    if made.complete.sum() < min(_MANY_COMPLETE, 0.5 * len(made)):
+        made = replace(made, estimated=True)
+        share = made._missing.mean()
+        notes.append(
+            f"{name}: {incomplete:,} of {len(made):,} prompts lack a score or a cost of some model: policies learn from what is there, and "
+            f"{share:.0%} of the values that they are measured on are estimated from the others"
+        )
+    elif incomplete:
         notes.append(
             f"{name}: {incomplete:,} of {len(made):,} prompts lack a score or a cost of some model: policies learn from them, "
             "and are measured on the others"

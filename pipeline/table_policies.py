@@ -48,7 +48,9 @@ class Rows:
 
     @property
     def complete(self) -> "Rows":
-        return self.rows(self.table.complete)
+        """Those that policies can be measured on, with every value."""
+        made = self.rows(self.table.complete)
+        return replace(made, table=self.table.measured())
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def play(train: Rows, on_train: Predictions, test: Rows, on_test: Predictions) -
     whole = train.table.complete
     seen = Predictions(on_train.scores[whole], on_train.costs[whole])
     points = grid(seen)
-    known = train.table.rows(whole)
+    known = train.table.measured()
     return Played(
         outcomes(seen, points, known.scores, known.costs), outcomes(on_test, points, test.table.scores, test.table.costs), on_test
     )
@@ -186,12 +188,11 @@ def learned(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) 
     fitted = fit(train.features, train.embeddings, train.table.scores, folds, random)
     unseen = Predictions(fitted.unseen, expected_costs(train, train))
     expected = Predictions(fitted.model.predict(test.features, test.embeddings), expected_costs(train, test))
-    known = train.table.complete
-    on_known = Predictions(unseen.scores[known], unseen.costs[known])
-    clusters = np.unique(train.kinds[known], return_inverse=True)[1]
-    dropped = dominated(on_known, train.table.rows(known), clusters)
+    whole, known = train.table.complete, train.complete
+    on_known = Predictions(unseen.scores[whole], unseen.costs[whole])
+    dropped = dominated(on_known, known.table, np.unique(known.kinds, return_inverse=True)[1])
     mix = static_mix(train, folds, test, random)
-    above, note = above_static(without(on_known, dropped), train.table.rows(known))
+    above, note = above_static(without(on_known, dropped), known.table)
     if not above:
         return replace(mix, note=note)
     played = play(train, without(unseen, dropped), test, without(expected, dropped))
@@ -209,8 +210,8 @@ def without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
     return Predictions(np.where(dropped, -_EXCLUDED, predicted.scores), np.where(dropped, _EXCLUDED * dearest, predicted.costs))
 
 
-def above_static(unseen: Predictions, table: Table) -> tuple[bool, str]:
-    """Whether, at prices at which the static choice changes, the learned one is worth more by more than one standard error."""
+def above_static(unseen: Predictions, table: Table, errors: float = 0.0) -> tuple[bool, str]:
+    """Whether, at prices at which the static choice changes, the learned one was worth more by so many standard errors, out of sample."""
     static = Predictions(constant(mean_scores(table), len(table)), constant(mean_costs(table), len(table)))
     steps = grid(static).prices
     steps = steps[np.isfinite(steps) & (steps > 0)]
@@ -222,9 +223,9 @@ def above_static(unseen: Predictions, table: Table) -> tuple[bool, str]:
         for sign, predicted in ((1.0, unseen), (-1.0, static)):
             chosen = choices(predicted, price)
             gain += sign * (table.scores[rows, chosen] - price * table.costs[rows, chosen])
-    if gain.mean() > standard_error(gain[:, None], each_alone(len(gain)))[0]:
+    if gain.mean() > errors * standard_error(gain[:, None], each_alone(len(gain)))[0]:
         return True, ""
-    return False, "what was learned is not surely above the best static choice, so that is taken"
+    return False, f"what was learned is not {'surely ' if errors else ''}above the best static choice, so that is taken"
 
 
 PLAYS: Mapping[str, Play] = {

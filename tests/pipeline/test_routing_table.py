@@ -69,14 +69,32 @@ def test_a_model_without_any_price_is_never_compared() -> None:
     assert "free left out" in notes[0]
 
 
-def test_incomplete_prompts_are_counted_and_a_rare_model_leaves_rather_than_everything_else() -> None:
+def test_a_model_that_hardly_any_prompt_knows_is_left_out() -> None:
     common, rare = line(scores={"a": 1, "b": 0}), line(scores={"a": 1, "b": 0, "c": 1}, costs={"a": 1, "b": 1, "c": 1})
     made, notes = comparable(parsed(*[common] * 30, rare), "t")
     assert made.models == ("a", "b")
     assert "c left out" in notes[0]
-    made, notes = comparable(parsed(*[rare] * 30, line(scores={"a": 1})), "t")
+
+
+def test_where_nearly_all_prompts_are_complete_only_those_are_measured() -> None:
+    three = line(scores={"a": 1, "b": 0, "c": 1}, costs={"a": 1, "b": 1, "c": 1})
+    made, notes = comparable(parsed(*[three] * 30, line(scores={"a": 1})), "t")
     assert made.models == ("a", "b", "c")
     assert "1 of 31 prompts lack" in notes[0]
+    assert len(made.measured()) == 30
+
+
+def test_where_few_prompts_are_complete_what_is_missing_is_estimated_and_said() -> None:
+    names = "abc"
+    lines = [line(scores={m: i % 2 for m in names if m != names[i % 3]}, costs=dict.fromkeys(names, 2)) for i in range(30)]
+    made, notes = comparable(parsed(*lines), "t")
+    assert made.models == ("a", "b", "c")
+    assert "33% of the values that they are measured on are estimated" in notes[0]
+    measured = made.measured()
+    assert len(measured) == 30
+    np.testing.assert_allclose(measured.scores, [[i % 2] * 3 for i in range(30)])  # the others say how hard a prompt is
+    np.testing.assert_allclose(measured.costs, 2)
+    assert np.isnan(made.scores).sum() == 30  # what is learned from is what was scored
 
 
 def test_too_little_to_compare_is_an_error_that_says_what_is_needed() -> None:
