@@ -68,6 +68,12 @@ class CachingConfig(Group):
 class RoutingConfig(Group):
     """Which model answers `auto`, and what happens when one fails."""
 
+    policy: Literal["heuristic", "quantile", "learned"] = env(
+        "ROUTING_POLICY", "heuristic", "how `auto` is decided: complexity score, rank among recent prompts, or learned from scored answers"
+    )
+    min_quality: float = env(
+        "ROUTING_MIN_QUALITY", 0.95, "share of the best model's quality that quantile and learned keep", gt=0, le=1, allow_inf_nan=False
+    )
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
