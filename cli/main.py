@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The engine's topics on a Kafka cluster.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(topics_app, name="topics")
+evaluate_app = typer.Typer(help="Measure decisions of this engine on data with known answers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(evaluate_app, name="evaluate")
 
 # The other module reads the arguments itself, `--help` too.
 _FORWARD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -215,6 +217,12 @@ def doctor(context: typer.Context) -> None:
 def config(context: typer.Context) -> None:
     """Show all settings in force and where each comes from."""
     _forward("config", "config_command", context)
+
+
+@evaluate_app.command("cache", context_settings=_FORWARD)
+def evaluate_cache(context: typer.Context) -> None:
+    """How often the semantic cache shares an answer on a stream with known answers, and how often wrongly."""
+    _forward("evaluate_cache", "cache_command", context)
 
 
 @topics_app.command("create")
