@@ -35,6 +35,7 @@ Row = tuple[float, float, float, float]
 
 _CLOSEST = 1e-3
 """1 - cosine below this is rounding."""
+_SAME = 1e-4
 _NEVER = 2.0
 _STRATA = 5
 
@@ -59,6 +60,9 @@ class LearnedSettings:
     """Before so many answers were compared nothing is shared."""
     caution: float = 300.0
     """With n lessons the predicted error must be below n / (n + caution) of what is allowed later."""
+    worst_odds: float = 20.0
+    """No single answer is shared that is wrong with more than this many times the bound, or than one half: a bound per request would
+    otherwise let coin tosses through wherever little else is shared."""
     penalty: float = 0.1
     max_scopes: int = 4096
     """Scopes of which it is remembered since when they are trusted."""
@@ -95,9 +99,9 @@ class Considered:
         return self.candidates[0] if self.candidates else None
 
 
-def row_of(similarity: float, margin: float, same_share: float) -> Row:
-    """The features of one candidate."""
-    return (similarity, -log(max(1.0 - similarity, _CLOSEST)), margin, same_share)
+def row_of(similarity: float, margin: float, same_share: float, *, identical: bool = False) -> Row:
+    """The features of one candidate. Only the same text is nearer than rounding can tell."""
+    return (similarity, -log(_SAME if identical else max(1.0 - similarity, _CLOSEST)), margin, same_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ class LearnedPolicy:
 
     def accept(self, features: Features) -> Verdict:
         """As a `SharingPolicy`: for the coalescer, whose pairs have no answers yet and so no groups."""
-        row = row_of(features.similarity, features.margin, features.same_group / NEIGHBOURS)
+        row = row_of(features.similarity, features.margin, features.same_group / NEIGHBOURS, identical=features.identical)
         p = self.probability(row)
         return Verdict(p >= self.threshold, f"the answers agree with probability {p:.4f}, asked is {self.threshold:.4f}", p)
 
@@ -145,15 +149,15 @@ class LearnedPolicy:
         alive.sort(key=lambda n: (-n.similarity, n.point.id))
         del alive[NEIGHBOURS:]
         groups = [group_of(n.point.id) for n in alive]
-        found = [self._candidate(i, alive, groups) for i in range(len(alive)) if groups.index(groups[i]) == i]
+        found = [self._candidate(text, i, alive, groups) for i in range(len(alive)) if groups.index(groups[i]) == i]
         if self.fitted:
             found.sort(key=lambda c: -c.probability)
         return Considered(tuple(found), tuple(alive), found[0].probability >= self.threshold)
 
-    def _candidate(self, i: int, alive: Sequence[Neighbour], groups: Sequence[str]) -> Candidate:
+    def _candidate(self, text: str, i: int, alive: Sequence[Neighbour], groups: Sequence[str]) -> Candidate:
         group, similarity = groups[i], alive[i].similarity
         other = next((n.similarity for n, g in zip(alive, groups, strict=True) if g != group), 0.0)
-        row = row_of(similarity, similarity - other, groups.count(group) / NEIGHBOURS)
+        row = row_of(similarity, similarity - other, groups.count(group) / NEIGHBOURS, identical=alive[i].point.text == text)
         return Candidate(alive[i], row, self.probability(row) if self.fitted else 0.0)
 
 
@@ -295,7 +299,8 @@ class Learner:
         allowed = self.settings.bound * self.settings.safety * n / (n + self.settings.caution)
         wrong = np.cumsum(1.0 - chances)
         base = len(self._seen) if self.settings.per == "request" else np.arange(1, len(chances) + 1)
-        fits = np.flatnonzero(wrong <= allowed * base)
+        worst = min(0.5, self.settings.worst_odds * self.settings.bound)
+        fits = np.flatnonzero((wrong <= allowed * base) & (1.0 - chances <= worst))
         return int(fits[-1]) + 1 if len(fits) else 0
 
 

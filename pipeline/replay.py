@@ -251,7 +251,7 @@ class Replay:
     def _follow(self, i: int, leader: int, similarity: float, nearest: float) -> None:
         line = self._lines[leader]
         point = Point(str(leader), self._embedded.vectors[leader], TENANT, line.scope, line.text, created_ms=leader, expires_ms=_FOREVER)
-        row = row_of(similarity, similarity - nearest, 1.0 / NEIGHBOURS)
+        row = row_of(similarity, similarity - nearest, 1.0 / NEIGHBOURS, identical=line.text == self._lines[i].text)
         probability = self._learner.policy.probability(row) if self._learner is not None else 0.0
         candidate = Candidate(Neighbour(point, similarity), row, probability)
         considered = Considered((candidate,), (candidate.neighbour,), share=True)
