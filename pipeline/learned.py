@@ -12,9 +12,9 @@ Sources: online-learned thresholds with a bound, vCache (arXiv 2502.03771), whic
 drawn where they tell most, Neyman (1934). docs/semantic-cache.md has the figures, docs/decisions/semantic-decision.md what was tried.
 """
 
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import exp, log, log10, sqrt
 from typing import Literal
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from .answer_groups import AnswerGroups, Vote
 from .drift import DriftMonitor
-from .logistic import Floats, fit, sigmoid
+from .logistic import Floats, fit, shrunk_offset, sigmoid
 from .numbers import numbers
 from .ports import Neighbour
 from .semantic import Features, Verdict
@@ -38,6 +38,8 @@ _CLOSEST = 1e-3
 _SAME = 1e-4
 _NEVER = 2.0
 _STRATA = 5
+_WATCHED = 4096
+"""Scopes that are watched one by one; those asked longest ago only count among all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,10 @@ class LearnedSettings:
     """No single answer is shared that is wrong with more than this many times the bound, or than one half: a bound per request would
     otherwise let coin tosses through wherever little else is shared."""
     penalty: float = 0.1
-    max_scopes: int = 4096
-    """Scopes of which it is remembered since when they are trusted."""
+    scope_ridge: float = 4.0
+    """How many lessons of its own a scope needs to be judged apart from the others."""
+    rest: int = 50
+    """Lessons during which a scope that fell back shares nothing; doubled each further time."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.bound < 1.0:
@@ -112,11 +116,13 @@ class LearnedPolicy:
     threshold: float = _NEVER
     """Above 1: nothing is shared."""
     floor: float = _NEVER
-    """No pair below this cosine reaches the threshold."""
+    """No pair below this cosine reaches the threshold, in a scope without an offset."""
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """What is added to the log odds in scopes that are known to be stricter or laxer than the others."""
 
-    def probability(self, row: Row) -> float:
+    def probability(self, row: Row, scope: str = "") -> float:
         w = self.weights
-        z = w[0] + w[1] * row[0] + w[2] * row[1] + w[3] * row[2] + w[4] * row[3]
+        z = self.offsets.get(scope, 0.0) + w[0] + w[1] * row[0] + w[2] * row[1] + w[3] * row[2] + w[4] * row[3]
         return 1.0 / (1.0 + exp(-max(-35.0, min(35.0, z))))
 
     @property
@@ -127,14 +133,28 @@ class LearnedPolicy:
     def shares(self) -> bool:
         return self.threshold <= 1.0
 
+    def within(self, scope: str) -> "LearnedPolicy":
+        """The same for one scope, as a `SharingPolicy`: for the coalescer, whose pairs have no answers yet and so no groups."""
+        offset = self.offsets.get(scope, 0.0)
+        if not offset:
+            return self
+        weights = (self.weights[0] + offset, *self.weights[1:])
+        return LearnedPolicy(weights, self.threshold, _floor(np.array(weights), self.threshold))
+
     def accept(self, features: Features) -> Verdict:
-        """As a `SharingPolicy`: for the coalescer, whose pairs have no answers yet and so no groups."""
+        """The word on a pair of one scope; see `within`."""
         row = row_of(features.similarity, features.margin, features.same_group / NEIGHBOURS, identical=features.identical)
         p = self.probability(row)
         return Verdict(p >= self.threshold, f"the answers agree with probability {p:.4f}, asked is {self.threshold:.4f}", p)
 
     def consider(
-        self, text: str, neighbours: Sequence[Neighbour], now_ms: int, group_of: Callable[[str], str], trusted_since_ms: int = 0
+        self,
+        text: str,
+        neighbours: Sequence[Neighbour],
+        now_ms: int,
+        group_of: Callable[[str], str],
+        trusted_since_ms: int = 0,
+        scope: str = "",
     ) -> Considered:
         """The decision about a prompt, given up to `NEIGHBOURS` of its own tenant and scope in any order.
 
@@ -149,16 +169,16 @@ class LearnedPolicy:
         alive.sort(key=lambda n: (-n.similarity, n.point.id))
         del alive[NEIGHBOURS:]
         groups = [group_of(n.point.id) for n in alive]
-        found = [self._candidate(text, i, alive, groups) for i in range(len(alive)) if groups.index(groups[i]) == i]
+        found = [self._candidate(text, scope, i, alive, groups) for i in range(len(alive)) if groups.index(groups[i]) == i]
         if self.fitted:
             found.sort(key=lambda c: -c.probability)
         return Considered(tuple(found), tuple(alive), found[0].probability >= self.threshold)
 
-    def _candidate(self, text: str, i: int, alive: Sequence[Neighbour], groups: Sequence[str]) -> Candidate:
+    def _candidate(self, text: str, scope: str, i: int, alive: Sequence[Neighbour], groups: Sequence[str]) -> Candidate:
         group, similarity = groups[i], alive[i].similarity
         other = next((n.similarity for n, g in zip(alive, groups, strict=True) if g != group), 0.0)
         row = row_of(similarity, similarity - other, groups.count(group) / NEIGHBOURS, identical=alive[i].point.text == text)
-        return Candidate(alive[i], row, self.probability(row) if self.fitted else 0.0)
+        return Candidate(alive[i], row, self.probability(row, scope) if self.fitted else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +208,16 @@ class Learner:
         self.groups = AnswerGroups()
         self.fallbacks: list[Fallback] = []
         self._lessons: deque[_Lesson] = deque(maxlen=self.settings.lessons)
-        self._seen: deque[Row | None] = deque(maxlen=self.settings.window)
+        self._seen: deque[tuple[str, Row] | None] = deque(maxlen=self.settings.window)
         self._since_fit = 0
         self._since_start = 0
         self._audit_debt = [0.5] * _STRATA
         self._audit_scale = 1.0
         self._all = DriftMonitor()
-        self._by_scope: dict[str, DriftMonitor] = defaultdict(DriftMonitor)
-        self._trusted: OrderedDict[str, int] = OrderedDict()
+        self._by_scope: OrderedDict[str, DriftMonitor] = OrderedDict()
+        self._trusted: dict[str, int] = {}
+        self._fell: Counter[str] = Counter()
+        self._resting: Counter[str] = Counter()
         self._trusted_all = 0
 
     def trusted_since(self, scope: str) -> int:
@@ -204,11 +226,16 @@ class Learner:
 
     def consider(self, text: str, scope: str, neighbours: Sequence[Neighbour], now_ms: int) -> Considered:
         """Decides about one request. `counted` must be called for it once it is clear what it shares."""
-        return self.policy.consider(text, neighbours, now_ms, self.groups.of, self.trusted_since(scope))
+        found = self.policy.consider(text, neighbours, now_ms, self.groups.of, self.trusted_since(scope), scope)
+        return replace(found, share=False) if found.share and self._resting[scope] else found
 
-    def counted(self, row: Row | None) -> None:
+    def pair_policy(self, scope: str) -> LearnedPolicy:
+        """For prompts that pend together and have no answers yet."""
+        return LearnedPolicy() if self._resting[scope] else self.policy.within(scope)
+
+    def counted(self, scope: str, row: Row | None) -> None:
         """One more request was decided: `row` is its best candidate's, whether shared or not."""
-        self._seen.append(row)
+        self._seen.append(None if row is None else (scope, row))
         self._since_fit += 1
         self._since_start += 1
         if self._since_fit >= min(self.settings.refit_every, max(50, self._since_start // 4)):
@@ -249,6 +276,8 @@ class Learner:
         if best.neighbour.point.id not in agree:
             return None
         agrees = agree[best.neighbour.point.id]
+        if self._resting[scope]:
+            self._resting[scope] -= 1
         self._lessons.append(_Lesson(best.row, agrees, 1.0 / sqrt(rate), scope, at_ms))
         if not self.policy.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
             return None
@@ -256,14 +285,16 @@ class Learner:
 
     def _watch(self, scope: str, probability: float, agrees: bool, at_ms: int) -> Fallback | None:
         everywhere = self._all.observe(probability, agrees, at_ms)
-        here = self._by_scope[scope].observe(probability, agrees, at_ms)
+        here = self._monitor(scope).observe(probability, agrees, at_ms)
         if here is None and everywhere is None:
             return None
         alone = everywhere is None or (here is not None and len(self._by_scope) > 1)
         if alone and here is not None:
             self._trusted[scope] = here
-            self._trusted.move_to_end(scope)
-            kept = [lesson for lesson in self._lessons if lesson.scope != scope or lesson.at_ms < here]
+            # The first time its answers may have changed, and what disagreed says nothing of later ones. Again, it is the scope's nature.
+            kept = [e for e in self._lessons if e.scope != scope or e.at_ms < here or self._fell[scope]]
+            self._resting[scope] = self.settings.rest << min(10, self._fell[scope])
+            self._fell[scope] += 1
             fallback = Fallback(scope, here, at_ms)
         else:
             assert everywhere is not None
@@ -278,20 +309,40 @@ class Learner:
         self.fallbacks.append(fallback)
         return fallback
 
+    def _monitor(self, scope: str) -> DriftMonitor:
+        monitor = self._by_scope.setdefault(scope, DriftMonitor())
+        self._by_scope.move_to_end(scope)
+        if len(self._by_scope) > _WATCHED:
+            self._by_scope.popitem(last=False)
+        return monitor
+
     def _refit(self) -> None:
         if len(self._lessons) < self.settings.first_lessons:
             return
         rows = _with_bias([lesson.row for lesson in self._lessons])
         labels = np.array([lesson.agrees for lesson in self._lessons], dtype=np.float64)
         row_weights = np.array([lesson.weight for lesson in self._lessons], dtype=np.float64)
-        weights = fit(rows, labels, row_weights, np.array(self.policy.weights), self.settings.penalty)
-        seen = [row for row in self._seen if row is not None]
-        chances = np.sort(sigmoid(_with_bias(seen) @ weights))[::-1] if seen else np.zeros(0)
+        scopes = [lesson.scope for lesson in self._lessons]
+        base = np.array([self.policy.offsets.get(scope, 0.0) for scope in scopes])
+        weights = fit(rows, labels, row_weights, np.array(self.policy.weights), self.settings.penalty, base)
+        offsets = self._offsets(rows @ weights, labels, row_weights, scopes)
+        seen = [entry for entry in self._seen if entry is not None]
+        log_odds = _with_bias([row for _, row in seen]) @ weights + np.array([offsets.get(scope, 0.0) for scope, _ in seen])
+        chances = np.sort(sigmoid(log_odds))[::-1]
         shared = self._shared(chances)
         threshold = float(chances[shared - 1]) if shared else _NEVER
         if shared:
             self._audit_scale = 1.0 / float(np.sqrt(np.clip(chances[:shared] * (1.0 - chances[:shared]), 1e-6, 1.0)).mean())
-        self.policy = LearnedPolicy(tuple(weights.tolist()), threshold, _floor(weights, threshold))
+        self.policy = LearnedPolicy(tuple(weights.tolist()), threshold, _floor(weights, threshold), offsets)
+
+    def _offsets(self, log_odds: Floats, labels: Floats, row_weights: Floats, scopes: Sequence[str]) -> dict[str, float]:
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for i, scope in enumerate(scopes):
+            rows_of[scope].append(i)
+        if len(rows_of) == 1:  # the bias says it
+            return {}
+        ridge = self.settings.scope_ridge
+        return {scope: shrunk_offset(log_odds[of], labels[of], row_weights[of], ridge) for scope, of in rows_of.items()}
 
     def _shared(self, chances: Floats) -> int:
         """How many of the requests seen, from the most probable on, may share."""

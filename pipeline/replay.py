@@ -140,7 +140,7 @@ class Replay:
 
     def _take(self, i: int, line: Line) -> None:
         if not self._embedded.whole[i] or not line.text:
-            self._count(None)
+            self._count(line.scope, None)
             return
         found = self._index.search(TENANT, line.scope, self._embedded.vectors[i : i + 1], SEARCHED)[0]
         began = self._clock_ns()
@@ -150,7 +150,7 @@ class Replay:
         best = considered.best
         if considered.share and best is not None:
             self._share(i, "semantic", best)
-            self._count(considered)
+            self._count(line.scope, considered)
             if rate is not None:
                 self._out.audits += 1
                 self._answered(i, considered, rate)
@@ -160,7 +160,7 @@ class Replay:
         if self._options.coalesce:
             self._pending.setdefault(line.scope, []).append((i, considered))
         else:
-            self._count(considered)
+            self._count(line.scope, considered)
             self._answered(i, considered, 1.0)
 
     def _consider(self, i: int, line: Line, found: Sequence[Neighbour]) -> Considered:
@@ -186,9 +186,9 @@ class Replay:
     def _is_right(self, i: int, candidate: Candidate) -> bool:
         return self._lines[int(candidate.neighbour.point.id)].answer_group == self._lines[i].answer_group
 
-    def _count(self, considered: Considered | None) -> None:
+    def _count(self, scope: str, considered: Considered | None) -> None:
         if self._learner is not None:
-            self._learner.counted(considered.best.row if considered is not None and considered.best is not None else None)
+            self._learner.counted(scope, considered.best.row if considered is not None and considered.best is not None else None)
 
     def _answered(self, i: int, considered: Considered, rate: float) -> None:
         """The request has an answer of its own: it can be shared from now on, and compared when the judge comes to it."""
@@ -232,10 +232,10 @@ class Replay:
         for scope, pending in list(self._pending.items()):
             if len(pending) >= self._options.window or now - pending[0][0] >= self._options.patience:
                 del self._pending[scope]
-                self._merge(pending)
+                self._merge(scope, pending)
 
-    def _merge(self, pending: Sequence[tuple[int, Considered | None]]) -> None:
-        policy: SharingPolicy = self._learner.policy if self._learner is not None else self._options.static
+    def _merge(self, scope: str, pending: Sequence[tuple[int, Considered | None]]) -> None:
+        policy: SharingPolicy = self._learner.pair_policy(scope) if self._learner is not None else self._options.static
         considered = {i: c or Considered((), ()) for i, c in pending}
         prompts = [coalesce.Pending(str(i), self._lines[i].text, i, _nearest(considered[i])) for i, _ in pending]
         vectors = self._embedded.vectors[[i for i, _ in pending]]
@@ -243,7 +243,7 @@ class Replay:
         merges = sorted((m for group in plan.groups for m in group.merges), key=lambda m: int(m.leader))
         for merge in merges:
             leader = int(merge.leader)
-            self._count(considered[leader])
+            self._count(scope, considered[leader])
             self._answered(leader, considered[leader], 1.0)
             for follower in merge.followers:
                 self._follow(int(follower.key), leader, follower.similarity, _nearest(considered[int(follower.key)]))
@@ -252,11 +252,11 @@ class Replay:
         line = self._lines[leader]
         point = Point(str(leader), self._embedded.vectors[leader], TENANT, line.scope, line.text, created_ms=leader, expires_ms=_FOREVER)
         row = row_of(similarity, similarity - nearest, 1.0 / NEIGHBOURS, identical=line.text == self._lines[i].text)
-        probability = self._learner.policy.probability(row) if self._learner is not None else 0.0
+        probability = self._learner.policy.probability(row, line.scope) if self._learner is not None else 0.0
         candidate = Candidate(Neighbour(point, similarity), row, probability)
         considered = Considered((candidate,), (candidate.neighbour,), share=True)
         self._share(i, "coalesced", candidate)
-        self._count(considered)
+        self._count(line.scope, considered)
         rate = self._audited(considered)
         if rate is not None:
             self._out.audits += 1

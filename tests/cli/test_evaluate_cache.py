@@ -11,9 +11,10 @@ from inference_engine.cli import evaluate_cache
 from inference_engine.cli.main import app
 from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
 
-KEYS = (
-    "requests hits wrong hit_rate error_per_request error_per_hit intervals coalesced wrong_merges decision_us bytes_per_entry"
-).split()
+KEYS = [
+    *("requests", "hits", "wrong", "hit_rate", "error_per_request", "error_per_hit", "intervals"),
+    *("coalesced", "wrong_merges", "decision_us", "bytes_per_entry"),
+]
 TOPICS = ["where is my card", "how do I top up", "why was I charged a fee", "can I change my name", "exchange rates for euros"]
 WAYS = ["{}", "{} please", "hi, {}", "{} thanks", "{} now", "tell me {}"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inference_engine.pipeline.answer_groups import Vote
-from inference_engine.pipeline.learned import NEIGHBOURS, Learner, LearnedPolicy, LearnedSettings, row_of
+from inference_engine.pipeline.learned import NEIGHBOURS, LearnedPolicy, LearnedSettings, Learner, row_of
 from inference_engine.pipeline.ports import Neighbour, Point
 from inference_engine.pipeline.semantic import Features
 
@@ -92,7 +92,7 @@ def taught(settings: LearnedSettings, *, n: int = 600, seed: int = 0) -> Learner
 def teach(learner: Learner, i: int, cosine: float, agrees: bool, scope: str = "s") -> None:
     considered = learner.consider("x", scope, [near(f"old{i}", cosine, created_ms=i, expires_ms=1 << 60)], i)
     best = considered.best
-    learner.counted(best.row if best else None)
+    learner.counted(scope, best.row if best else None)
     learner.learn(scope, f"new{i}", considered, [Vote(f"old{i}", agrees)], i)
 
 

@@ -88,6 +88,15 @@ def test_no_answer_crosses_scopes_even_for_the_same_text() -> None:
         assert outcome.wrong == 0
 
 
+def test_a_scope_that_must_not_share_at_all_is_found_out_and_left_alone() -> None:
+    """Three of four questions are of a scope in which every answer is its own, however near they are."""
+    lines, embedded = clusters(3000, 40, spread=0.2)
+    strict = [dataclasses.replace(e, scope="strict", answer_group=str(i)) if i % 4 else e for i, e in enumerate(lines)]
+    outcome = play(strict, embedded)
+    assert outcome.wrong / 3000 <= 0.01
+    assert sum(d.shared is not None for d in outcome.decided[1500::4]) > 150
+
+
 def test_texts_that_the_model_can_not_see_whole_are_never_compared() -> None:
     lines, embedded = clusters(1000, 3, spread=0.01)
     outcome = play(lines, Embedded(embedded.vectors, np.zeros(1000, dtype=np.bool_)))
