@@ -231,6 +231,12 @@ def evaluate_routing(context: typer.Context) -> None:
     _forward("evaluate_routing", "routing_command", context)
 
 
+@evaluate_app.command("cache", context_settings=_FORWARD)
+def evaluate_cache(context: typer.Context) -> None:
+    """How often the semantic cache shares an answer on a stream with known answers, and how often wrongly."""
+    _forward("evaluate_cache", "cache_command", context)
+
+
 @topics_app.command("create")
 def create() -> None:
     """Create the topics that are missing on KAFKA_BROKERS; existing ones are never changed."""

@@ -37,6 +37,8 @@ class Pending:
     """Fingerprint of the request."""
     text: str
     arrived_ms: int
+    nearest: float = 0.0
+    """Cosine to the nearest prompt that is answered already; it was not near enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ class _Signatures:
 
 
 def _accepts(policy: SharingPolicy, similarity: float, follower: Pending, leader: Pending) -> bool:
-    return policy.accept(Features(similarity=similarity, identical=follower.text == leader.text)).accepted
+    """The leader has no answer yet: it is a group of its own, and what is answered is of another group."""
+    identical = follower.text == leader.text
+    return policy.accept(Features(similarity=similarity, identical=identical, margin=similarity - follower.nearest)).accepted
 
 
 def _join_flights(
