@@ -1,9 +1,10 @@
 """Runs the ledger: owns its partitions, replays them, writes intents behind the fence and outcomes past it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
@@ -22,6 +23,7 @@ UNKNOWN = 2**62
 """Offset of a record that is durable, but where is not known until it is read back: larger than any real one."""
 
 Sleep = Callable[[float], Awaitable[None]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class LedgerStage:
         self._wanted: set[int] = set()
         self._retaking: set[asyncio.Task[None]] = set()
         self._fencing: dict[int, asyncio.Task[OwnedLedger | None]] = {}
+        self._dropping: dict[int, asyncio.Task[None]] = {}
         self._ready: dict[int, asyncio.Event] = {}
 
     # --- ownership ---------------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ class LedgerStage:
     async def _take(self, partition: int) -> None:
         # A task of its own: were taking the fence cut short, its thread would still fence whoever comes after us.
         fencing = self._fencing[partition] = asyncio.create_task(self._fence(partition))
-        fencing.add_done_callback(lambda _: self._fencing.pop(partition, None))
+        fencing.add_done_callback(lambda done: _forget(self._fencing, partition, done))
         owned = await asyncio.shield(fencing)
         if owned is None:
             return
@@ -155,6 +158,9 @@ class LedgerStage:
             self._ready_event(partition).set()
 
     async def _fence(self, partition: int) -> OwnedLedger | None:
+        dropping = self._dropping.get(partition)
+        if dropping is not None:
+            await asyncio.wait([dropping])  # its files are still open
         while partition in self._wanted:
             try:
                 await self._fenced.acquire(partition)
@@ -210,6 +216,13 @@ class LedgerStage:
         self._wanted -= gone
         await asyncio.gather(*(self._drop(p) for p in gone))
 
+    async def _drop(self, partition: int) -> None:
+        # A task of its own: a rebalance cuts short whoever told us of the last one, and half a drop leaves files open for ever.
+        before = [task for task in (self._dropping.get(partition), self._fencing.get(partition)) if task is not None]
+        dropping = self._dropping[partition] = asyncio.create_task(self._give_up(partition, before))
+        dropping.add_done_callback(lambda done: _forget(self._dropping, partition, done))
+        await asyncio.shield(dropping)
+
     async def close(self) -> None:
         """Gives up all partitions; what the next owner needs of them is saved."""
         for task in self._retaking:
@@ -218,10 +231,9 @@ class LedgerStage:
         await self.revoked(self._wanted)
         await self._reader.close()
 
-    async def _drop(self, partition: int) -> None:
-        fencing = self._fencing.get(partition)
-        if fencing is not None:
-            await asyncio.wait([fencing])
+    async def _give_up(self, partition: int, before: "Sequence[asyncio.Task[Any]]") -> None:
+        if before:
+            await asyncio.wait(before)
         owned = self._owned.pop(partition, None)
         # Whoever waits for the partition learns that it is gone.
         event = self._ready.pop(partition, None)
@@ -367,3 +379,9 @@ class LedgerStage:
             )
             self._end_worker(failed)
             raise failed from error
+
+
+def _forget(tasks: dict[int, "asyncio.Task[T]"], partition: int, done: "asyncio.Task[T]") -> None:
+    """A younger one may have taken its place."""
+    if tasks.get(partition) is done:
+        del tasks[partition]

@@ -8,6 +8,7 @@ import pytest
 
 from inference_engine.connectors.memory_ledger import MemoryFencedLog
 from inference_engine.pipeline.errors import Ambiguous, Charged, Rejected, Stale, Unavailable
+from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.schemas import packets
@@ -18,6 +19,7 @@ from inference_engine.schemas.ledger import Completion, Failure, Intent
 from inference_engine.schemas.record import Lane
 
 from ..pipeline.support import NOW
+from . import payers
 from .payers import CAP, PRICE, REPLY, Bill, World, call, make, now, worker
 from .virtual_time import run
 
@@ -533,3 +535,53 @@ def test_an_intent_that_was_rolled_back_is_no_attempt_and_nobody_waits_for_it(se
     assert "ambiguous" not in world.kinds()
     assert world.kinds()[-1] == "completion"
     assert took < world.settings.call_timeout_s
+
+
+class SlowToLetGo(MemoryFencedLog):
+    """Its last commit takes a while."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.topic)
+        self.releasing = asyncio.Event()
+
+    async def release(self, partition: int) -> None:
+        self.releasing.set()
+        await asyncio.sleep(1)
+        await super().release(partition)
+
+
+class OneAtATime(MemoryFlightIndex):
+    """Local files, which a second opening of the same partition finds locked."""
+
+    opened = 0
+
+    def __init__(self) -> None:
+        assert OneAtATime.opened == 0, "in use by another worker"
+        super().__init__()
+        OneAtATime.opened += 1
+
+    def close(self) -> None:
+        OneAtATime.opened -= 1
+
+
+def test_a_partition_that_is_taken_away_and_given_back_at_once_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the next rebalance cuts short whoever was told of the first: half a drop would leave its files locked."""
+    monkeypatch.setattr(payers, "MemoryFlightIndex", OneAtATime)
+    world = World()
+
+    async def main() -> None:
+        fence = SlowToLetGo(world)
+        one = make(world, fence, world.topic, world.topic.append, now)
+        await one.ledger.assigned([0])
+        revoking = asyncio.create_task(one.ledger.revoked([0]))
+        await fence.releasing.wait()
+        revoking.cancel()
+        await asyncio.gather(revoking, return_exceptions=True)
+        await one.ledger.revoked([0])
+        await one.ledger.assigned([0])
+        await one.run(call())
+        await one.ledger.close()
+
+    run(main())
+    assert world.kinds() == ["intent", "completion"]
+    assert OneAtATime.opened == 0
