@@ -44,6 +44,12 @@ def test_nothing_to_learn_falls_back_to_the_static_mix_and_says_so() -> None:
     assert made["learned"].apgr == pytest.approx(0.5, abs=0.06)
 
 
+def test_the_learned_policy_never_saves_less_than_the_static_mix_in_hindsight() -> None:
+    made = results(table(60, {"a": lambda k: 0.4, "b": lambda k: 0.6, "c": lambda k: 0.7}, {"a": 1, "b": 3, "c": 10}))
+    for measure in ("saved_at_95", "saved_at_99"):
+        assert getattr(made["learned"], measure) >= getattr(made["static_mix"], measure) - 1e-9
+
+
 def test_a_cheaper_model_that_is_also_better_gets_everything() -> None:
     made = results(table(300, {"dear": lambda k: 0.6, "good": lambda k: 0.8}, {"dear": 10, "good": 1}))
     for name in (*POLICIES, "static_mix"):
