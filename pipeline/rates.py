@@ -22,8 +22,9 @@ BLIND_USE = 0.98
 """What is dared of a limit where replies don't say what remains: clocks and counting differ."""
 _TRIM: Mapping[bool, tuple[float, float]] = {True: (0.5, 1.005), False: (0.2, 5.0)}
 """Bounds of the trim: a request is a request, but how a provider counts tokens is its own affair."""
-_LEAD = (0.5, 1.01)
-"""Sent exactly as fast as it fills, a bucket loses nothing: faster than that is needed only for what was missed."""
+_LEAD: Mapping[bool, tuple[float, float]] = {True: (0.5, 1.01), False: (0.5, 1.03)}
+"""Of requests, of tokens. Sent exactly as fast as it fills, a bucket loses nothing: faster than that is needed only for what was missed,
+and for tokens while the trim is still learning what a call counts."""
 _GAIN = 0.4
 _REFUSED = 0.9
 FIRST_PER_S = 16
@@ -125,7 +126,8 @@ class Pace:
         wanted_s = min(HEADROOM_S, spare / rate / 2)
         gain = _GAIN / (1 + 1.3 * delay_s)
         error = left / rate - wanted_s
-        self._lead = min(_LEAD[1], max(_LEAD[0], 1 + gain * error))
+        slowest, fastest = _LEAD[self.kind == "requests"]
+        self._lead = min(fastest, max(slowest, 1 + gain * error))
         if error > 0 and not self.binding:
             return  # nobody was held back by it: a full bucket is no sign of being too slow
         low, high = _TRIM[self.kind == "requests"]
