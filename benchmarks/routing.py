@@ -106,7 +106,7 @@ def _kept(rows: Rows, random: np.random.Generator) -> list[list[tuple[bool, floa
     train, test = split.train.table, split.test.table
     best, target_best = Ends.of(train.scores, train.costs).best, Ends.of(test.scores, test.costs).best
     clusters = np.unique(split.train.kinds, return_inverse=True)[1]
-    made = []
+    made: list[list[tuple[bool, float]]] = []
     for target in TARGETS:
         made.append([])
         for margin in (0.0, 1.0, MARGIN):

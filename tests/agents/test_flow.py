@@ -33,7 +33,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.ports import ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy, decide
 from inference_engine.pipeline.window import window_policies
@@ -135,7 +135,7 @@ class Flow:
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
         self.respond = RespondStage(out, clerk, self.ledger)
 
-    def _route(self, request: Request) -> Route:
+    def _route(self, request: Request, embedding: Vector | None = None) -> Route:
         return Route(models=("small" if request.model == "auto" else request.model,), reason="test")
 
     def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
