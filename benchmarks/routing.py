@@ -85,16 +85,16 @@ def line(name: str, result: Result) -> tuple[str, ...]:
 
 
 def thresholds() -> None:
-    lines = []
+    columns = ("target", "margin, standard errors", "splits that met it", "saved, mean")
     for name in ("gsm8k", "nine_models"):
         rows = load(name)
         made = [_kept(rows, np.random.default_rng(seed)) for seed in range(SPLITS)]
+        lines = []
         for i, target in enumerate(TARGETS):
             for j, margin in enumerate((0.0, 1.0, MARGIN)):
                 kept = np.array([split[i][j] for split in made])
-                lines.append((name, f"{target:.0%}", f"{margin:g}", f"{kept[:, 0].mean():.0%}", f"{100 * kept[:, 1].mean():.1f} %"))
-    columns = ("table", "target", "margin, standard errors", "splits that met it", "saved, mean")
-    print_table(f"{SPLITS} random splits, 80 % to learn from and 20 % served", columns, lines)
+                lines.append((f"{target:.0%}", f"{margin:g}", f"{kept[:, 0].mean():.0%}", f"{100 * kept[:, 1].mean():.1f} %"))
+        print_table(f"{name}: {SPLITS} random splits, 80 % to learn from and 20 % served", columns, lines)
 
 
 def _kept(rows: Rows, random: np.random.Generator) -> list[list[tuple[bool, float]]]:

@@ -30,7 +30,7 @@ from .routing_curve import (
 )
 from .sampling_error import Clusters, standard_error, widened
 from .score_model import FOLDS, Folds
-from .table_policies import LEARNS, ORDERS, PLAYS, Played, Rows, constant, ranks_among
+from .table_policies import LEARNS, ORDERS, PLAYS, Played, Rows, constant, ranks_among, tossed
 
 MARGIN = 1.64
 """Standard errors that a validated threshold stays above its target. With one, 80 to 86 % of 50 random splits of
@@ -180,6 +180,8 @@ def _pooled(name: str, splits: Sequence[Split], played: Sequence[Played], test: 
     What only knows the models' means takes them in hindsight, which flatters it: fold by fold they would move against those of the part
     left out, and a mix would look worse than the coin that it is.
     """
+    if name == "random":
+        return tossed(test.scores, test.costs, test.ends)
     if any(p.expected is None for p in played):
         return Outcomes(np.concatenate([p.test.scores for p in played]), np.concatenate([p.test.costs for p in played]))
     scores, costs = test.scores.mean(axis=0), test.costs.mean(axis=0)
