@@ -126,9 +126,5 @@ def _kernel(a: Matrix, b: Matrix, size: float) -> Matrix:
 
 
 def _covariance(near: Matrix, same: NDArray[np.bool_], strengths: tuple[float, float]) -> Matrix:
-<<<<<<< HEAD
     found: Matrix = _LEVEL + strengths[0] * near + same * (_OWN_LEVEL + strengths[1] * near)
     return found
-=======
-    return _LEVEL + strengths[0] * near + same * (_OWN_LEVEL + strengths[1] * near)
->>>>>>> i7
