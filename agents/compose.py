@@ -11,7 +11,7 @@ import structlog
 from ..connectors.data_folder import DataFolder
 from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
-from ..connectors.process import end_within
+from ..connectors.process import allow_open_files, end_within
 from ..connectors.providers import build_providers
 from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
@@ -43,6 +43,8 @@ from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
 log = structlog.get_logger(__name__)
 
+SPARE_FILES = 1024
+"""Of a worker, besides a connection for each call in flight."""
 EXIT_S = 20.0
 """For the interpreter to end once the worker has: what still runs then would run for ever."""
 
@@ -186,6 +188,9 @@ async def run_worker(settings: Settings, *, state_file: Path | None = None, inde
 
     Writes `state_file` when it is ready, removes it at the end.
     """
+    files = allow_open_files(settings.max_in_flight + SPARE_FILES)
+    if 0 <= files < settings.max_in_flight + SPARE_FILES:
+        log.warning("a call may fail for want of open files: raise the hard limit (ulimit -Hn) or lower MAX_IN_FLIGHT", open_files=files)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -23,7 +23,8 @@ fetch, a handler, an append and its acknowledgement. Six times that, since the 9
 the batch lane does to the loop it does to the broker and the sink, which share the machine, too."""
 SMALL_PACKET = 8
 """Members of a packet while somebody urgent is there: it is handled in one piece, some milliseconds in which nobody else has a turn."""
-ALL = 1 << 30
+MANY = 64
+"""Begun in one pass where nobody urgent and no batch lane meet; so the first calls are sent while the last requests still come in."""
 PROBE_S = 0.01
 CONTROL_S = 0.1
 URGENT_S = 10.0
@@ -77,9 +78,9 @@ class Throttle:
         return SMALL_PACKET if self._meet else MAX_MEMBERS
 
     def at_once(self, few: int) -> int:
-        """What begins in one pass of the event loop: `few` where the batch lane and somebody urgent meet, else all that there is. A job on
-        its own took a third longer in small steps, since its packets then hold less."""
-        return few if self._meet else ALL
+        """What begins in one pass of the event loop: `few` where the batch lane and somebody urgent meet, else many. A job on its own took a third
+        longer in small steps, since its packets then hold less."""
+        return few if self._meet else MANY
 
     @property
     def _meet(self) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -124,6 +125,19 @@ def tail(path: Path, *, lines: int = 20) -> str:
     except OSError as error:
         return f"(no log: {error})"
     return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+
+def allow_open_files(count: int) -> int:
+    """Raises this process's soft limit of open files to `count`, or as far as the hard limit lets it; returns what holds now.
+
+    Where people log in it often is 1,024 (macOS: 256): fewer than calls may be in flight, and each has a connection.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def end_within(seconds: float, code: int = 70) -> None:
