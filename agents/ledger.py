@@ -10,10 +10,12 @@ import structlog
 from ..connectors.fenced_log import FencedAppend
 from ..connectors.ledger_log import LedgerReader
 from ..pipeline.errors import Stale, Unavailable
-from ..pipeline.flights import Entry, FlightIndex
+from ..pipeline.flights import FlightIndex
+from ..pipeline.held import parse
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
-from ..schemas.ledger import Completion, Failure, Intent, LedgerRecord
+from ..schemas.ledger import BatchPrepared, Completion, Failure, Intent, LedgerRecord, Parked
+from ..schemas.requests import Call
 from .packer import Append, Now, Packer
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,8 @@ class OwnedLedger:
     replayed: bool = False
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lost: Stale | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at every record, and at the loss of the partition; for the one who works on its batches."""
     intending: set[str] = field(default_factory=set)
     """Flights whose next intent is on its way to the log: the ledger does not know of it yet."""
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
@@ -88,13 +92,16 @@ class OwnedLedger:
                 task.cancel()
             self._news.pop(flight, None)
 
-    def tell(self, flight: str) -> None:
-        event = self._news.get(flight)
+    def tell(self, flight: str | None) -> None:
+        """A record was seen; None: one of no flight."""
+        self.changed.set()
+        event = self._news.get(flight) if flight is not None else None
         if event is not None:
             event.set()
 
     def lose(self, why: Stale) -> None:
         self.lost = self.lost or why
+        self.changed.set()
         for event in self._news.values():
             event.set()
 
@@ -189,7 +196,7 @@ class LedgerStage:
 
     def _learn_packet(self, owned: OwnedLedger, offset: int, value: bytes) -> None:
         try:
-            entries = Entry.parse(value)
+            entries = parse(value)
         except (ValueError, KeyError, TypeError) as error:
             # Intents are written by owners only, so this is no intent, and nothing can have been paid for it.
             log.error(
@@ -285,11 +292,11 @@ class LedgerStage:
         owned.ledger.advance(offset - 1)
         self._save_sometimes(owned)
         owned.ledger.apply(record, offset)
-        owned.tell(record.flight)
+        owned.tell(getattr(record, "flight", None))
         return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
 
-    async def intend(self, owned: OwnedLedger, intent: Intent, *, urgent: bool) -> None:
-        """Returns when the intent is committed, and no other worker had taken the partition before.
+    async def intend(self, owned: OwnedLedger, intent: Intent | BatchPrepared, *, urgent: bool) -> None:
+        """Returns when the intent, or those of a batch, is committed, and no other worker had taken the partition before.
 
         Raises `Stale`; `Unavailable` where it was rolled back: nothing may be sent then.
         """
@@ -317,7 +324,7 @@ class LedgerStage:
         owned = self._owned.get(partition)
         if owned is not None:
             owned.ledger.apply(record, offset if offset >= 0 else UNKNOWN)
-            owned.tell(record.flight)
+            owned.tell(getattr(record, "flight", None))
 
     async def catch_up(self, owned: OwnedLedger, until_ms: int) -> None:
         """Returns when all that was written until then (a time that is past) has been applied: outcomes of a previous owner
@@ -334,6 +341,14 @@ class LedgerStage:
             if isinstance(record, Completion | Failure) and record.flight == flight:
                 return record
         raise Unavailable(f"the outcome of {flight} is not at offset {offset} of {self._topic}/{partition}, where it was written")
+
+    async def parked(self, owned: OwnedLedger, offset: int, flight: str) -> Call:
+        """The call of a flight that the ledger owns. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+        records = packets.ledger.decode(await self._reader.fetch(owned.partition, offset))
+        for record in records:
+            if isinstance(record, Parked) and record.flight == flight:
+                return record.call
+        raise Unavailable(f"the call of {flight} is not at offset {offset} of {self._topic}/{owned.partition}, where it was written")
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

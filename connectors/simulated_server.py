@@ -2,7 +2,7 @@
 
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
-Besides `/v1/chat/completions`, `/v1/messages` and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
+Besides `/v1/chat/completions`, `/v1/messages`, their batches and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
 kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals and faults). Marks in a prompt
 steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as it would at a provider.
 """
@@ -14,6 +14,7 @@ import math
 import signal
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from aiohttp import web
 
 from ..schemas.answers import Usage
 from ..schemas.record import JsonObject
+from .simulated_batch_http import BatchHttp, Refused
+from .simulated_batches import BatchOptions, SimulatedBatches
 from .simulated_bill import Bill, known, price
 from .simulated_forms import completion, message
 from .simulated_limits import Limits
@@ -46,6 +49,7 @@ class ServerOptions:
     seed: int = 0
     api_key: str | None = None
     """Calls with another key are refused (401); None: any key will do."""
+    batches: BatchOptions = field(default_factory=BatchOptions)
 
 
 class SimulatedServer:
@@ -55,6 +59,9 @@ class SimulatedServer:
         self.options = options or ServerOptions()
         self.faults = Faults(self.options.seed)
         self.bill = Bill(self.options.bill)
+        self.batches = BatchHttp(
+            SimulatedBatches(self.bill, self.faults, self.options.batches, time.time, self.options.answers), self.faults, time.time
+        )
         self.in_flight = 0
         self.most_in_flight = 0
         self._numbers = itertools.count(1)
@@ -87,6 +94,8 @@ class SimulatedServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
+        if self.batches.handles(path):
+            return await self._batch(request)
         if path.endswith("/chat/completions"):
             protocol = "openai"
         elif path.endswith("/messages"):
@@ -117,6 +126,21 @@ class SimulatedServer:
         if wait is not None:
             return _turned_away(protocol, wait, self.options.limits.headers(model, protocol))
         return await self._answer(request, protocol, asked, number)
+
+    async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = "anthropic" if "messages" in request.path else "openai"
+        if not self._admitted(request):
+            return _error(protocol, 401, "Incorrect API key provided", "invalid_api_key")
+        try:
+            return await self.batches.handle(request)
+        except Refused as refused:
+            return _error(protocol, refused.status, str(refused), "refused")
+        except ConnectionAbortedError:
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response(status=500)
+        except (ValueError, KeyError, TypeError) as error:
+            return _error(protocol, 400, repr(error), "invalid_request_error")
 
     def _admitted(self, request: web.BaseRequest) -> bool:
         key = self.options.api_key
@@ -252,6 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bill", type=Path, help="a file that gets one JSON line per billed call, on disk before the reply")
     parser.add_argument("--answers", type=Path, help="a JSON object: known answers by last user message")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-s", type=float, default=0.0, help="how long a batch takes")
+    parser.add_argument("--batch-window-s", type=float, default=86_400.0, help="after which its rows expire")
     parser.add_argument("--api-key", help="refuse calls with another key")
     return parser
 
@@ -278,6 +304,7 @@ def main() -> None:
             ServerOptions(
                 given.port, given.host, given.latency_ms / 1000, limits=limits, bill=given.bill,
                 answers=answers, seed=given.seed, api_key=given.api_key,
+                batches=BatchOptions(given.batch_s, given.batch_window_s),
             )
         )
     )  # fmt: skip
