@@ -80,6 +80,8 @@ class Attempt:
     model: Model
     intent: Intent
     permit: Permit
+    tier: str = "standard"
+    """What a reply that does not say is billed by; of a row of a batch whatever it says, since its lines report the plain tier."""
 
     async def run(self) -> Tried:
         try:
@@ -95,19 +97,31 @@ class Attempt:
             return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
         try:
             reply = await self._complete()
-        except (Rejected, Unavailable) as error:
-            return await self._unpaid(error)
-        except ChargedError as error:
-            return await self._charged(error, error.usage, intent.at_ms)
-        except AmbiguousError as error:
-            return await self._ambiguous(error)
+        except EngineError as error:
+            return await self.settle(error)
         except TimeoutError:
             return await self._ambiguous(AmbiguousError(f"no answer within {settings.call_timeout_s:.0f} s"))
         except Exception as error:
             log.exception("a provider raised what its port does not allow", provider=self.model.provider)
             return await self._ambiguous(AmbiguousError(f"the provider's client failed: {error!r}"))
         crash_at("after_send")
-        return await self._completed(reply)
+        return await self.settle(reply)
+
+    async def settle(self, result: ProviderReply | EngineError) -> Tried:
+        """Writes down what the attempt came to; returns when that is durable."""
+        if isinstance(result, ProviderReply):
+            return await self._completed(result)
+        if isinstance(result, Rejected | Unavailable):
+            return await self._unpaid(result)
+        if isinstance(result, ChargedError):
+            return await self._charged(result, result.usage, self.intent.at_ms)
+        if not isinstance(result, AmbiguousError):
+            log.error("a provider raised what its port does not allow", provider=self.model.provider, error=repr(result))
+            result = AmbiguousError(f"the provider's client failed: {result!r}")
+        return await self._ambiguous(result)
+
+    def _billed_by(self, said: str) -> str:
+        return "batch" if self.tier == "batch" and said in ("standard", "batch") else said
 
     async def _complete(self) -> ProviderReply:
         """The call itself. Its permit is free as soon as it is over: what it came to is written down afterwards."""
@@ -134,7 +148,7 @@ class Attempt:
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request
         try:
-            paid = self.p.price(self.model, reply.usage, reply.service_tier, intent.at_ms)
+            paid = self.p.price(self.model, reply.usage, self._billed_by(reply.service_tier), intent.at_ms)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
@@ -171,7 +185,7 @@ class Attempt:
 
     async def _charged(self, error: EngineError, usage: Usage, at_ms: int) -> Tried:
         try:
-            paid = self.p.price(self.model, usage, "standard", at_ms)
+            paid = self.p.price(self.model, usage, self.tier, at_ms)
         except Unpriced as unpriced:
             await self._ambiguous(AmbiguousError(f"{error}; {unpriced}"))
             return Tried("give_up", unpriced)

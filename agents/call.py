@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -34,6 +34,12 @@ log = structlog.get_logger(__name__)
 STOPPING = "the worker stops: the next owner of the partition takes up the call"
 
 
+class Batches(Protocol):
+    """What the stage needs of `provider_batch`."""
+
+    async def take(self, owned: OwnedLedger, call: Call) -> bool: ...
+
+
 class CallStage:
     """Pays for the calls of the ledger partitions that this worker owns."""
 
@@ -44,6 +50,8 @@ class CallStage:
         self._steps: set[Steps] = set()
         self._moves: Counter[int] = Counter()
         self._stopping = False
+        self.batches: Batches | None = None
+        """Where calls go that have time; None: every call is made at once."""
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""
@@ -53,8 +61,10 @@ class CallStage:
         """What has become durable for the partition's calls so far, counted; None while some of them wait for their turn."""
         return None if any(s.queued and s.partition == partition for s in self._steps) else self._moves[partition]
 
-    async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
-        """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more, or the
+    async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent, *, held: bool = False) -> None:
+        """Returns when the outcome of the call is durable, or the ledger owns it; of one that is `held` there only the outcome counts.
+
+        Raises `Stale` where the partition is not ours any more, or the
         worker stops: the call must stay unacknowledged. `is_current`: is the event that brought the call still ours?"""
         if self._stopping:
             raise Stale(STOPPING)
@@ -68,6 +78,8 @@ class CallStage:
             async with AsyncExitStack() as turn:
                 with steps.in_queue():
                     await turn.enter_async_context(owned.one_at_a_time(call.request.flight))
+                if self.batches is not None and not held and await self.batches.take(owned, call):
+                    return
                 await _Payment(self.parts, owned, call, lane, is_current, self._detached, steps).settle()
         except asyncio.CancelledError:
             if self._stopping:

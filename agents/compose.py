@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from ..connectors.embedding_endpoint import EndpointEmbedder
 from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import end_within
-from ..connectors.providers import build_providers
+from ..connectors.providers import build_batches, build_providers
 from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
+from ..connectors.simulated_batches import BatchOptions
 from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
-from ..pipeline.models import Catalogue
-from ..pipeline.ports import Embedder, VectorIndex
+from ..pipeline.models import Catalogue, ProviderName
+from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
 from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy, decide
 from ..pipeline.window import window_policies
@@ -134,6 +135,27 @@ def _call_settings(settings: Settings) -> CallSettings:
     )
 
 
+def _batches(settings: Settings, providers: Mapping[ProviderName, Provider]) -> dict[str, BatchProvider]:
+    config = settings.provider_batches
+    if not config.enabled:
+        return {}
+    built = build_batches(
+        providers,
+        openai_api_key=_secret(settings.openai_api_key),
+        openai_base_url=settings.openai_base_url,
+        anthropic_api_key=_secret(settings.anthropic_api_key),
+        anthropic_base_url=settings.anthropic_base_url,
+        # One folder for all workers: whoever takes a partition over finds its batches.
+        simulated=BatchOptions(turnaround_s=settings.simulated_batch_seconds, folder=settings.data_dir / "simulated-batches"),
+    )
+    for batches in built.values():
+        batches.traits = batches.traits.adjusted(
+            gather_s=config.gather_seconds, poll_s=config.poll_seconds, turnaround_s=config.turnaround_seconds,
+            reserve_s=config.reserve_seconds, rows=config.max_rows,
+        )  # fmt: skip
+    return {str(name): batches for name, batches in built.items()}
+
+
 def _watchdog_settings(settings: Settings) -> WatchdogSettings:
     # A call that is under way makes no step until it times out.
     call_s = settings.call_timeout_seconds + CallSettings().intent_slack_s
@@ -178,6 +200,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
         call=_call_settings(settings),
+        batches=_batches(settings, providers),
         on_ambiguous=lambda _tenant: settings.on_ambiguous,
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),

@@ -46,6 +46,8 @@ class Health:
                 "in_work": app.in_flight() if ready else {},
                 "waiting": app.waiting() if ready else {},
                 "calls_in_flight": {lane.value: n for lane, n in limits.in_flight.items()},
+                "batches": self._worker.batches.shown(),
+                "waiting_for_a_batch": self._worker.batches.waiting(),
                 "semantic": "on" if self._worker.shards is not None else "off",
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },

@@ -54,8 +54,6 @@ class OwnedLedger:
     replayed: bool = False
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lost: Stale | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set at every record, and at the loss of the partition; for the one who works on its batches."""
     intending: set[str] = field(default_factory=set)
     """Flights whose next intent is on its way to the log: the ledger does not know of it yet."""
     _locks: dict[str, tuple[asyncio.Lock, int]] = field(default_factory=dict)
@@ -94,14 +92,12 @@ class OwnedLedger:
 
     def tell(self, flight: str | None) -> None:
         """A record was seen; None: one of no flight."""
-        self.changed.set()
         event = self._news.get(flight) if flight is not None else None
         if event is not None:
             event.set()
 
     def lose(self, why: Stale) -> None:
         self.lost = self.lost or why
-        self.changed.set()
         for event in self._news.values():
             event.set()
 
@@ -342,13 +338,10 @@ class LedgerStage:
                 return record
         raise Unavailable(f"the outcome of {flight} is not at offset {offset} of {self._topic}/{partition}, where it was written")
 
-    async def parked(self, owned: OwnedLedger, offset: int, flight: str) -> Call:
-        """The call of a flight that the ledger owns. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+    async def parked(self, owned: OwnedLedger, offset: int) -> dict[str, Call]:
+        """Calls that the ledger owns, of the packet at this offset, by flight. Raises `Rejected` where it is not kept, `Unavailable`."""
         records = packets.ledger.decode(await self._reader.fetch(owned.partition, offset))
-        for record in records:
-            if isinstance(record, Parked) and record.flight == flight:
-                return record.call
-        raise Unavailable(f"the call of {flight} is not at offset {offset} of {self._topic}/{owned.partition}, where it was written")
+        return {record.flight: record.call for record in records if isinstance(record, Parked)}
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -23,13 +23,15 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue
-from ..pipeline.ports import Embedder, Provider, VectorIndex
+from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
 from ..pipeline.prices import day_of
+from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
 from ..schemas.topics import Topics, TopicSpec
 from .attempt import CallParts, CallSettings
+from .batch_parts import BatchParts
 from .call import CallStage
 from .call_agent import CallAgent
 from .coalesce import CoalesceSettings, CoalesceStage
@@ -41,6 +43,7 @@ from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
 from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
+from .provider_batch import BatchStage
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
@@ -99,6 +102,8 @@ class WorkerParts:
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
+    batches: Mapping[str, BatchProvider] = field(default_factory=dict)
+    """By provider; where there are none every call is made at once."""
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
@@ -133,6 +138,8 @@ class Worker:
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
+        self.batches = BatchStage(self._batch_parts())
+        self.calls.batches = self.batches if parts.batches else None
         self.queue = EmbedQueue(parts.semantic.embedder) if parts.semantic else None
         self.shards: Shards | None = None
         self.stages = self._stages()
@@ -175,6 +182,21 @@ class Worker:
             settings=parts.call,
         )
 
+    def _batch_parts(self) -> BatchParts:
+        parts = self.parts
+        return BatchParts(
+            calls=self.calls.parts,
+            stage=self.calls,
+            providers=parts.batches,
+            prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
+            cap=lambda model, body: cap(model, body, day_of(now_ms()), "batch"),
+            new_key=lambda: uuid.uuid4().hex[:24],
+            folder=parts.data_dir / "batches",
+            # A submission may carry megabytes. After a crash a batch is looked for until none can be under way any more.
+            create_timeout_s=parts.call.call_timeout_s * 2.5,
+            slack_s=parts.call.intent_slack_s,
+        )
+
     async def _answer_again(self, record: Completion | Failure) -> None:
         answer = self.clerk.again(record, now_ms())
         if answer is not None:
@@ -209,8 +231,11 @@ class Worker:
             self.stages.exact.assigned(partitions),
             *([self.shards.assigned(partitions)] if self.shards else []),
         )
+        # Where no batches are set up, calls that were parked before are made one by one.
+        await self.batches.assigned(partitions)
 
     async def _revoked(self, partitions: frozenset[int]) -> None:
+        await self.batches.revoked(partitions)
         await asyncio.gather(
             self.ledger.revoked(partitions),
             self.stages.exact.revoked(partitions),
@@ -278,11 +303,15 @@ class Worker:
             on_ready(port)
 
     async def _drain(self) -> None:
+        lost = await self.batches.drain(DRAIN_S)
+        if lost:
+            log.warning("batches were being submitted at the end: the next owner looks for them at the provider", batches=lost)
         cut = await self.calls.drain(DRAIN_S)
         if cut:
             log.warning("calls were under way at the end: they stay open in the ledger and are settled by the next owner", calls=cut)
 
     async def _close(self, health: Health) -> None:
+        await self.batches.close()
         await self.ledger.close()
         await self.fenced.close()
         await self.controls.stop()

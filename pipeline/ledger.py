@@ -20,7 +20,7 @@ from typing import Literal
 import orjson
 
 from ..schemas.ledger import LedgerRecord
-from .flights import Attempt, Entry, FlightIndex, FlightRow, State
+from .flights import Attempt, Entry, FlightIndex, FlightRow, Held, State
 from .held import AnyEntry, BatchEntry, Holdings, entry_of
 
 OnAmbiguous = Literal["retry", "fail"]
@@ -196,6 +196,10 @@ class Ledger:
         """What is known of the attempt; None: nothing."""
         found = self._row(flight).attempts.get(attempt)
         return None if found is None else found.state
+
+    def parked(self, flight: str) -> Held | None:
+        """Where its call is, whether the ledger still owns it or not."""
+        return self._row(flight).parked
 
     def unpaid(self, flight: str) -> int | None:
         """How many attempts were made that all certainly cost nothing; None where another kind was made."""

@@ -76,8 +76,7 @@ class BatchProvider(Protocol):
     Every method raises `Rejected` or `Unavailable`, and `create` also `Ambiguous`; nothing else.
     """
 
-    @property
-    def traits(self) -> BatchTraits: ...
+    traits: BatchTraits
 
     def line(self, model: Model, custom_id: str, body: Mapping[str, Any]) -> bytes:
         """One row of the file, without its line end. `custom_id`: letters, digits, `_` and `-`, 64 at most.

@@ -5,19 +5,29 @@ charge, and takes minutes. What is chosen depends on the time that is left, the 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any, Literal
 
-from ..schemas.record import Lane
+import orjson
+
+from ..schemas.record import JsonObject, Lane
+from .errors import Unpriced
 from .flights import Held
+from .models import Model
+from .prices import rates
 
 Way = Literal["sync", "flex", "batch"]
 
 FLEX_S = 900.0
 """So much time must be left for a flex call: they are slow, and turned away while the provider is busy."""
+FLEX_PROVIDERS = frozenset({"openai", "simulated"})
+"""Those that can be asked for the tier at all."""
 MOST_TRIES = 3
 """A request whose attempts all cost nothing goes into so many batches; then it is called for."""
+USUAL_OUTPUT_TOKENS = 300
+"""Expected length of an answer where the request says nothing; only the order of prices depends on it."""
 ROWS_OF_A_RECORD = 50_000
 """More members would not fit into one record of the ledger."""
 
@@ -47,6 +57,27 @@ class BatchTraits:
     settle_s: float = 60.0
     """After this a batch that was begun is certainly listed."""
 
+    def adjusted(
+        self,
+        *,
+        gather_s: float | None = None,
+        poll_s: float | None = None,
+        turnaround_s: float | None = None,
+        reserve_s: float | None = None,
+        rows: int | None = None,
+    ) -> "BatchTraits":
+        """With what people have set; None leaves a trait as it is. Of the reserve two thirds are for the end of a cancelled batch."""
+        wanted: dict[str, Any] = {"gather_s": gather_s, "poll_s": poll_s, "turnaround_s": turnaround_s}
+        if gather_s is not None:
+            wanted["longest_gather_s"] = 20 * gather_s
+        if poll_s is not None:
+            wanted["longest_poll_s"] = 20 * poll_s
+        if reserve_s is not None:
+            wanted |= {"cancel_s": reserve_s * 2 / 3, "fallback_s": reserve_s / 3}
+        if rows is not None:
+            wanted["rows"] = min(rows, self.rows)
+        return replace(self, **{name: value for name, value in wanted.items() if value is not None})
+
     @property
     def reserve_s(self) -> float:
         """So long before a deadline a batch is given up."""
@@ -62,24 +93,41 @@ class WayPrices:
     batch: int | None = None
 
 
+def needed_s(traits: BatchTraits, took_s: float) -> float:
+    """So much time a request must have left for a batch that is submitted now. `took_s`: what the last batches took; 0: not known."""
+    return max(traits.turnaround_s, took_s) + traits.reserve_s
+
+
 def choose(
-    *, left_s: float | None, lane: Lane, prices: WayPrices, traits: BatchTraits | None, turnaround_s: float = 0.0, tries: int | None = 0
+    *,
+    left_s: float | None,
+    lane: Lane,
+    prices: WayPrices,
+    traits: BatchTraits | None,
+    took_s: float = 0.0,
+    tries: int | None = 0,
+    parked: bool = False,
 ) -> Way:
     """The cheapest way that the deadline leaves time for.
 
-    `left_s`: until the deadline; None: there is none, and nobody said that the answer may take long. `turnaround_s`: of the
-    last batches. `tries`: attempts so far, all of them free of charge; None: others were made, so that the request is late already.
+    `left_s`: until the deadline; None: there is none, and nobody said that the answer may take long. `traits`: None where no
+    batch can be had. `took_s`: of the last batches. `tries`: attempts so far, all of them free of charge; None: others were
+    made, so that the request is late already. `parked`: it has waited for company before.
     """
     if lane is Lane.EXPRESS or left_s is None:
         return "sync"
-    takes_batch = traits is not None and prices.batch is not None and tries is not None and tries < MOST_TRIES
-    if takes_batch and traits is not None and prices.batch is not None and prices.batch < prices.sync:
-        needed = max(traits.turnaround_s, turnaround_s) + traits.longest_gather_s + traits.reserve_s
-        if left_s >= needed:
+    if traits is not None and prices.batch is not None and prices.batch < prices.sync and tries is not None and tries < MOST_TRIES:
+        gathering = 0.0 if parked else traits.longest_gather_s
+        if left_s >= needed_s(traits, took_s) + gathering:
             return "batch"
     if prices.flex is not None and prices.flex < prices.sync and left_s >= FLEX_S:
         return "flex"
     return "sync"
+
+
+def late(held: Held, now_ms: int, traits: BatchTraits, took_s: float) -> bool:
+    """Is there no time for a batch any more?"""
+    return held.deadline_ms is not None and (held.deadline_ms - now_ms) / 1000 < needed_s(traits, took_s)
 
 
 def horizon(left_s: float) -> int:
@@ -109,25 +157,35 @@ def grouped(waiting: Mapping[str, Held], now_ms: int) -> dict[tuple[str, int], d
     return groups
 
 
-def split(sizes: Sequence[int], traits: BatchTraits) -> Iterator[range]:
-    """Cuts lines of these sizes (bytes, line end included) into files at the provider's limits. A longer line is a file of its own."""
-    begin = room = 0
-    most = min(traits.rows, ROWS_OF_A_RECORD)
-    for place, size in enumerate(sizes):
-        if place > begin and (place - begin >= most or size > room):
-            yield range(begin, place)
-            begin = place
-        if place == begin:
-            room = traits.file_bytes
-        room -= size
-    if begin < len(sizes):
-        yield range(begin, len(sizes))
+def fits(rows: int, size: int, line: int, traits: BatchTraits) -> bool:
+    """Does a line of so many bytes, its end included, fit into a file that holds `rows` lines of `size` bytes? An empty file takes any."""
+    return not rows or (rows < min(traits.rows, ROWS_OF_A_RECORD) and size + line <= traits.file_bytes)
 
 
 def give_up_ms(deadlines: Iterable[int | None], traits: BatchTraits) -> int | None:
     """When a batch is cancelled, so that the row with the least time is still answered by its deadline; None: never."""
     known = [deadline for deadline in deadlines if deadline is not None]
     return min(known) - int(traits.reserve_s * 1000) if known else None
+
+
+def way_prices(model: Model, body: JsonObject, day: date) -> WayPrices:
+    """What the body would cost each way; only their order counts. Raises `Unpriced`."""
+    tokens_in = len(orjson.dumps(body.get("messages"))) // 4
+    tokens_out = body.get("max_completion_tokens") or body.get("max_tokens") or USUAL_OUTPUT_TOKENS
+
+    def at(tier: str) -> int | None:
+        try:
+            rate = rates(model, tier, day).at(tokens_in)
+        except Unpriced:
+            return None
+        return tokens_in * rate.input + tokens_out * rate.output
+
+    sync = at("standard")
+    if sync is None:
+        raise Unpriced(f"no price is known for model {model.name!r}")
+    if body.get("service_tier") not in (None, "auto", "default"):
+        return WayPrices(sync)  # the caller has chosen
+    return WayPrices(sync, at("flex") if model.provider in FLEX_PROVIDERS else None, at("batch"))
 
 
 def next_poll_s(polls: int, traits: BatchTraits) -> float:

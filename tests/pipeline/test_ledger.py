@@ -477,8 +477,9 @@ def test_a_batch_that_was_given_up_and_yet_reached_the_provider_is_collected_all
 
 def test_the_memory_of_a_closed_batch_outlives_a_late_reading_of_its_preparation() -> None:
     batch = prepared("b", (("f", 1, CAP),), "e", 2)
-    log: list[LedgerRecord] = [parked("f", 1), batch, BatchSubmitted(batch="b", provider_id="p", at_ms=3), outcome("completed", member_intent(batch, 0), 7, 4),
-           BatchClosed(batch="b", at_ms=5)]  # fmt: skip
+    submitted = BatchSubmitted(batch="b", provider_id="p", at_ms=3)
+    done, closed = outcome("completed", member_intent(batch, 0), 7, 4), BatchClosed(batch="b", at_ms=5)
+    log: list[LedgerRecord] = [parked("f", 1), batch, submitted, done, closed]
     ledger = replayed(log, index := MemoryFlightIndex())
     ledger.checkpoint()
     ledger = Ledger(index)

@@ -1,0 +1,180 @@
+"""One file of a provider batch: from calls that wait to the provider's id."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ..connectors.crash_points import crash_at
+from ..pipeline.errors import Ambiguous, Rejected, Stale, Unavailable, Unpriced
+from ..pipeline.flights import Held
+from ..pipeline.held import Member, attempt_of
+from ..pipeline.ledger import Pay
+from ..pipeline.models import Model
+from ..pipeline.ports import BatchProvider
+from ..pipeline.provider_batch import fits
+from ..schemas.ledger import BatchPrepared, BatchSubmitted, BatchVoid
+from ..schemas.requests import Call
+from .batch_parts import AGAIN_S, Keeping
+
+if TYPE_CHECKING:
+    from io import BufferedWriter
+
+    from .provider_batch import BatchStage
+
+log = structlog.get_logger(__name__)
+
+PAUSE_S = 60.0
+"""After a provider turned a batch away without a time,"""
+LONGEST_PAUSE_S = 600.0
+"""and at most."""
+
+
+class BatchFile:
+    """Made for one file; `run` returns when its submission is over, one way or the other."""
+
+    def __init__(self, stage: "BatchStage", keeping: Keeping, model: Model, provider: BatchProvider, mine: set[str]) -> None:
+        """`mine`: flights that are busy with this; those that are called for by themselves leave it."""
+        self._mine = mine
+        self._s, self._p = stage, stage.parts.calls
+        self._keeping, self._owned = keeping, keeping.owned
+        self._model, self._provider = model, provider
+        self._key = stage.parts.new_key()
+        self._path = stage.parts.folder / f"{self._key}.jsonl"
+        self._members: list[Member] = []
+        self._bytes = 0
+        self._hash = hashlib.sha256()
+
+    async def run(self, group: Mapping[str, Held]) -> None:
+        """Takes as many of these calls as fit; the others go on waiting. Raises `Stale`, `Unavailable`."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._path.open("wb") as file:
+                async for call in self._s.calls_of(self._owned, group):
+                    if not self._add(call, file):
+                        break
+        except BaseException:
+            self._path.unlink(missing_ok=True)
+            raise
+        await self._s.detached(self._submit())
+
+    def _add(self, call: Call, file: "BufferedWriter") -> bool:
+        """False: the file is full."""
+        flight = call.request.flight
+        try:
+            cap = self._s.parts.cap(self._model, call.request.body)
+            line = self._provider.line(self._model, attempt_of(self._key, len(self._members)), call.request.body) + b"\n"
+        except (Rejected, Unpriced):
+            self._alone(call)
+            return True
+        decision = self._owned.ledger.decide(
+            flight, now_ms=self._p.now(), owner=self._owned.owner, policy=self._s.policy(call, capped=True), cap_pico=cap,
+            asked_ms=call.request.accepted_ms,
+        )  # fmt: skip
+        batched = self._s.way(self._owned, call, self._model, parked=True) == "batch"
+        if not isinstance(decision, Pay) or not batched or self._p.cancelled(call.request):
+            self._alone(call)
+            return True
+        if not fits(len(self._members), self._bytes, len(line), self._provider.traits):
+            return False
+        file.write(line)
+        self._hash.update(line)
+        self._bytes += len(line)
+        self._members.append((flight, decision.number, cap))
+        return True
+
+    def _alone(self, call: Call) -> None:
+        """It is late, over its budget, cancelled, or nothing for a batch: the call stage knows what to do with it."""
+        self._mine.discard(call.request.flight)
+        self._s.alone(self._keeping, call)
+
+    # --- submission --------------------------------------------------------------------------------------------------
+
+    async def _submit(self) -> None:
+        try:
+            if self._members:
+                await self._hand_over()
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    async def _hand_over(self) -> None:
+        try:
+            file_id = await self._provider.upload(self._key, self._path)
+        except (Rejected, Unavailable) as error:
+            self._turned_away(error)
+            return
+        crash_at("before_prepared")
+        prepared = self._prepared(file_id)
+        # Nobody else looks after it while it is submitted here.
+        self._keeping.tended.add(self._key)
+        try:
+            await self._p.ledger.intend(self._owned, prepared, urgent=True)
+        except (Stale, Unavailable):
+            await self._delete(file_id)
+            raise
+        else:
+            crash_at("after_prepared")
+            await self._create(prepared)
+        finally:
+            self._keeping.tended.discard(self._key)
+
+    def _prepared(self, file_id: str) -> BatchPrepared:
+        parts, traits = self._s.parts, self._provider.traits
+        return BatchPrepared(
+            batch=self._key,
+            provider=self._model.provider,
+            model=self._model.name,
+            members=tuple(self._members),
+            file_sha256=self._hash.hexdigest(),
+            file_bytes=self._bytes,
+            file_id=file_id,
+            reserved_pico=sum(cap for _, _, cap in self._members),
+            epoch=self._owned.owner.epoch,
+            at_ms=self._p.now(),
+            submit_ms=int((parts.create_timeout_s + parts.slack_s + traits.settle_s) * 1000),
+            timeout_ms=int((traits.window_s + traits.cancel_s + 3600) * 1000),
+        )
+
+    async def _create(self, prepared: BatchPrepared) -> None:
+        late_ms = self._p.now() - prepared.at_ms
+        # No await between this check and the submission: a worker that stood still finds out here that its time is over.
+        if self._owned.lost is not None or not 0 <= late_ms <= self._s.parts.slack_s * 1000:
+            await self._void(prepared, "it was not submitted: its intents were committed too late, or the partition was lost")
+            return
+        timeout = self._s.parts.create_timeout_s
+        try:
+            async with asyncio.timeout(timeout + 1):
+                provider_id = await self._provider.create(self._key, prepared.file_id, self._path, timeout=timeout)
+        except (Rejected, Unavailable) as error:
+            await self._void(prepared, str(error))
+            self._turned_away(error)
+            return
+        except (Ambiguous, TimeoutError) as error:
+            log.warning("nobody knows whether a batch was submitted; it is looked for", batch=self._key, reason=str(error))
+            return
+        crash_at("after_submit")
+        await self._p.ledger.book(
+            self._owned.partition, BatchSubmitted(batch=self._key, provider_id=provider_id, at_ms=self._p.now()), wait_s=0
+        )
+        crash_at("after_submitted")
+        log.info("a batch was submitted", batch=self._key, provider=self._model.provider, id=provider_id, rows=len(self._members))
+
+    async def _void(self, prepared: BatchPrepared, reason: str) -> None:
+        await self._p.ledger.book(self._owned.partition, BatchVoid(batch=self._key, reason=reason, at_ms=self._p.now()), wait_s=0)
+        await self._delete(prepared.file_id)
+
+    async def _delete(self, file_id: str) -> None:
+        try:
+            await self._provider.forget("", file_id)
+        except (Rejected, Unavailable) as error:
+            log.warning("the file of a batch that was not submitted stays at the provider", file=file_id, reason=str(error))
+
+    def _turned_away(self, error: Rejected | Unavailable) -> None:
+        state, now = self._s.state(self._model.provider), self._p.now()
+        if isinstance(error, Unavailable):
+            state.closed_until_ms = now + int(1000 * min(LONGEST_PAUSE_S, PAUSE_S if error.retry_after is None else error.retry_after))
+            return
+        log.warning("the provider refuses batches; its calls are made one by one", provider=self._model.provider, reason=str(error))
+        state.refused_until_ms = now + int(AGAIN_S * 1000)
