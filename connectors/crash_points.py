@@ -30,6 +30,9 @@ POINTS: Mapping[str, str] = {
 }
 """Name -> the stage, and what is durable there."""
 
+OF_BATCHES = frozenset({"after_parked", *(point for point, what in POINTS.items() if what.startswith("batch:"))})
+"""Passed only where calls go into provider batches."""
+
 
 @dataclass(slots=True)
 class _Armed:

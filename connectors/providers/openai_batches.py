@@ -20,6 +20,8 @@ KEY = "engine_batch"
 """The name in `metadata` by which a batch is found again."""
 CLOCKS_S = 3600
 """Their clock and ours differ by less."""
+FILE_LIVES_S = 3 * 86_400
+"""Longer than any batch."""
 _ENDED = frozenset({"completed", "expired", "cancelled"})
 
 
@@ -45,7 +47,12 @@ class OpenAIBatches:
         """See `BatchProvider.upload`."""
         async with translated("openai", self._error):
             with path.open("rb") as file:
-                made = await self._client.files.create(file=(f"{key}.jsonl", file, "application/jsonl"), purpose="batch")
+                # Should nobody live to delete it, it goes by itself.
+                made = await self._client.files.create(
+                    file=(f"{key}.jsonl", file, "application/jsonl"),
+                    purpose="batch",
+                    expires_after={"anchor": "created_at", "seconds": FILE_LIVES_S},
+                )
             return made.id
 
     async def create(self, key: str, file_id: str, path: Path, *, timeout: float) -> str:
