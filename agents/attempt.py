@@ -14,6 +14,7 @@ from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Provider, ProviderReply
+from ..pipeline.provider_batch import FLEX_TIMEOUT_S, WayPrices
 from ..schemas import packets
 from ..schemas.answers import Answer, Usage
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
@@ -66,6 +67,11 @@ class CallParts:
     sleep: Sleep
     random: Callable[[], float]
     settings: CallSettings = field(default_factory=CallSettings)
+    prices: Callable[[Model, JsonObject], WayPrices] | None = None
+    """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
+
+    def timeout_s(self, tier: str) -> float:
+        return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ class Attempt:
     intent: Intent
     permit: Permit
     tier: str = "standard"
-    """What a reply that does not say is billed by; of a row of a batch whatever it says, since its lines report the plain tier."""
+    """How it is sent, and what a reply that does not say is billed by. A row of a batch is billed as such, though its line reports the
+    plain tier."""
 
     async def run(self) -> Tried:
         try:
@@ -100,7 +107,7 @@ class Attempt:
         except EngineError as error:
             return await self.settle(error)
         except TimeoutError:
-            return await self._ambiguous(AmbiguousError(f"no answer within {settings.call_timeout_s:.0f} s"))
+            return await self._ambiguous(AmbiguousError(f"no answer within {self.p.timeout_s(self.tier):.0f} s"))
         except Exception as error:
             log.exception("a provider raised what its port does not allow", provider=self.model.provider)
             return await self._ambiguous(AmbiguousError(f"the provider's client failed: {error!r}"))
@@ -125,16 +132,22 @@ class Attempt:
 
     async def _complete(self) -> ProviderReply:
         """The call itself. Its permit is free as soon as it is over: what it came to is written down afterwards."""
-        intent, timeout, permit = self.intent, self.p.settings.call_timeout_s, self.permit
+        intent, timeout, permit = self.intent, self.p.timeout_s(self.tier), self.permit
+        body = self.call.request.body
+        if self.tier == "flex":
+            body = {**body, "service_tier": "flex"}
         try:
             async with asyncio.timeout(timeout + 1):
                 reply = await self.p.providers[self.model.provider].complete(
-                    self.model, self.call.request.body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                    self.model, body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
                 )
             permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
             return reply
         except Unavailable as error:
             permit.used_tokens = 0
+            if self.tier == "flex":
+                # Only that tier is busy: other calls of the model don't wait for it.
+                raise Unavailable(str(error), code=error.code) from None
             if error.retry_after is not None:
                 # What one call was told holds for all calls of the model.
                 self.p.limits.pause(self.model, error.retry_after)

@@ -19,6 +19,7 @@ from ..pipeline.call import Tried, backoff_s, estimate_tokens
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
+from ..pipeline.provider_batch import FLEX_TRIES, choose
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord
 from ..schemas.record import Lane
@@ -292,12 +293,18 @@ class _Payment:
                 raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
             intending.add(flight)
             try:
-                intent = await self._intend(model, cap_pico)
+                tier = self._tier(model)
+                intent = await self._intend(model, cap_pico, tier)
             finally:
                 intending.discard(flight)
             if intent is None:
                 return None
-            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit).run()
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, tier)
+            if tier == "standard":
+                return await attempt.run()
+            # It may take as long as it takes.
+            with self._steps.in_queue():
+                return await attempt.run()
         finally:
             permit.release()
 
@@ -313,7 +320,16 @@ class _Payment:
         except TimeoutError:
             return None
 
-    async def _intend(self, model: Model, cap_pico: int) -> Intent | None:
+    def _tier(self, model: Model) -> str:
+        """The tier to ask for: what has time is asked for at the cheaper one."""
+        request, prices = self._request, self._p.prices
+        if prices is None or request.deadline_ms is None or self._tries >= FLEX_TRIES:
+            return "standard"
+        left_s = (request.deadline_ms - self._p.now()) / 1000
+        way = choose(left_s=left_s, lane=self._lane, prices=prices(model, request.body), traits=None)
+        return "flex" if way == "flex" else "standard"
+
+    async def _intend(self, model: Model, cap_pico: int, tier: str) -> Intent | None:
         """None where nothing may be sent now: decide again."""
         # The wait for the permit was long, perhaps: everything is asked once more.
         self._check()
@@ -330,7 +346,7 @@ class _Payment:
             cap_pico=cap_pico,
             epoch=epoch,
             at_ms=self._p.now(),
-            timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
+            timeout_ms=int((self._p.timeout_s(tier) + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
         await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)

@@ -180,6 +180,7 @@ class Worker:
             sleep=asyncio.sleep,
             random=random.random,
             settings=parts.call,
+            prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
         )
 
     def _batch_parts(self) -> BatchParts:

@@ -20,8 +20,12 @@ from .prices import rates
 
 Way = Literal["sync", "flex", "batch"]
 
-FLEX_S = 900.0
-"""So much time must be left for a flex call: they are slow, and turned away while the provider is busy."""
+FLEX_TIMEOUT_S = 600.0
+"""Of a flex call: they are slow."""
+FLEX_S = 2 * FLEX_TIMEOUT_S
+"""So much time must be left for one, so that a plain call can still follow."""
+FLEX_TRIES = 5
+"""They are turned away, free of charge, while the provider is busy; after so many times a plain call is made."""
 FLEX_PROVIDERS = frozenset({"openai", "simulated"})
 """Those that can be asked for the tier at all."""
 MOST_TRIES = 3
