@@ -60,8 +60,13 @@ class Tend:
             self._show(batch, BatchStatus("working"))
             if batch.state is BatchState.PREPARED and not await self._found(provider):
                 return
-            if await self._ended(provider):
-                await self._collect(model, provider)
+            # What another owner wrote of it may not have reached us.
+            await self._p.ledger.catch_up(self._owned, min(self._p.now(), max(self._owned.owner.since_ms, batch.at_ms)))
+            if self._open():
+                if not await self._ended(provider):
+                    return
+                await self._read(model, provider)
+            await self._close(provider)
         finally:
             self._keeping.shown.pop(self._key, None)
 
@@ -181,17 +186,14 @@ class Tend:
         state = self._owned.ledger.state
         return [_Row(attempt, *member) for attempt, member in self._batch.attempts() if state(member[0], attempt) is State.OPEN]
 
-    async def _collect(self, model: Model, provider: BatchProvider) -> None:
-        # What another owner wrote of it may not have reached us.
-        await self._p.ledger.catch_up(self._owned, min(self._p.now(), max(self._owned.owner.since_ms, self._batch.at_ms)))
-        if self._open():
-            await self._read(model, provider)
+    async def _close(self, provider: BatchProvider) -> None:
         crash_at("after_collection")
         await self._forget(provider)
         crash_at("after_forget")
         await self._book(BatchClosed(batch=self._key, at_ms=self._p.now()))
 
     async def _read(self, model: Model, provider: BatchProvider) -> None:
+        await self._p.ledger.catch_up(self._owned, min(self._p.now(), max(self._owned.owner.since_ms, self._batch.at_ms)))
         rows = {row.attempt: row for row in self._open()}
         chunk: list[tuple[_Row, Result]] = []
         worked_on = 0
