@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.models import Model
@@ -53,7 +54,7 @@ def asked(minutes: float | None, custom_id: str = "r1", lane: Lane = Lane.STANDA
     async def main() -> None:
         async with worker(world) as one:
             tiered(one)
-            more = {} if minutes is None else {"deadline_ms": NOW + int(minutes * 60_000)}
+            more: dict[str, Any] = {} if minutes is None else {"deadline_ms": NOW + int(minutes * 60_000)}
             await one.run(call(custom_id, **more), lane)
 
     run(main())

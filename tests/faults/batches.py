@@ -4,6 +4,7 @@ import signal
 import time
 from dataclasses import replace
 from itertools import cycle
+from typing import Any
 
 from inference_engine.connectors.crash_points import OF_BATCHES, POINTS
 from inference_engine.connectors.simulated_batch_http import SUBMIT
@@ -17,7 +18,7 @@ SETTINGS = {
     "PROVIDER_BATCH_TURNAROUND_SECONDS": "2",
     "PROVIDER_BATCH_RESERVE_SECONDS": "9",
 }
-PATIENT = {"deadline": "1h", "priority": "batch"}
+PATIENT: dict[str, Any] = {"deadline": "1h", "priority": "batch"}
 MARKS = ("[[batch:expired]] ", "[[batch:canceled]] ", "[[batch:errored]] ", "busy ", "useless ", "broken ", "", "", "", "")
 
 
