@@ -17,7 +17,11 @@ def snapshot() -> Snapshot:
 
 
 def test_the_batches_of_all_workers_are_added_up_and_nothing_is_said_where_there_are_none() -> None:
-    workers = [{"batches": [batch(1000, 10), batch(5, 5)], "waiting_for_a_batch": 3}, {"batches": [batch(1, 0, "anthropic")]}, {}]
+    workers: list[dict[str, Any]] = [
+        {"batches": [batch(1000, 10), batch(5, 5)], "waiting_for_a_batch": 3},
+        {"batches": [batch(1, 0, "anthropic")]},
+        {},
+    ]
     assert said(workers) == "3 batches at anthropic, openai: 15 of 1,006 rows done; 3 wait for a batch to be closed"
     assert said([{"batches": [batch(1, 0)]}]) == "1 batch at openai: 0 of 1 rows done"
     assert said([{"batches": [], "waiting_for_a_batch": 0}]) == ""
