@@ -176,6 +176,8 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         anthropic_base_url=settings.anthropic_base_url,
         vllm_base_url=settings.vllm_base_url,
         vllm_api_key=_secret(settings.vllm_api_key),
+        cohere_api_key=_secret(settings.cohere_api_key),
+        cohere_base_url=settings.cohere_base_url,
         simulated=SimulatedOptions(latency_s=settings.simulated_latency_ms / 1000) if settings.providers == ("simulated",) else None,
     )
     catalogue = catalogue_of(settings)

@@ -74,7 +74,8 @@ class Settings(BaseSettings):
     openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
     anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models")
     anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
-    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "accepted; this version calls no models of Cohere")
+    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "opens Cohere's models")
+    cohere_base_url: str | None = env("COHERE_BASE_URL", None, "another address of Cohere's protocol")
     vllm_base_url: str | None = env("VLLM_BASE_URL", None, "a vLLM server, e.g. http://host:8000/v1")
     vllm_api_key: SecretStr | None = env("VLLM_API_KEY", None, "its key, where it wants one")
     simulated_latency_ms: int = env("SIMULATED_LATENCY_MS", 50, "how long the simulated provider thinks", ge=0, le=600_000)
@@ -176,6 +177,7 @@ class Settings(BaseSettings):
             ("openai", self.openai_api_key or self.openai_base_url),
             ("anthropic", self.anthropic_api_key or self.anthropic_base_url),
             ("vllm", self.vllm_base_url),
+            ("cohere", self.cohere_api_key or self.cohere_base_url),
         ]
         return tuple(name for name, given in set_up if given) or ("simulated",)
 

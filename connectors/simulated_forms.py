@@ -67,5 +67,22 @@ def message(asked: Asked, made: Answered, request_id: str) -> JsonObject:
     }
 
 
+def cohere_reply(asked: Asked, made: Answered, request_id: str) -> JsonObject:
+    """The reply of Cohere's chat; it names no model, and counts what it bills apart from what it processes."""
+    said: JsonObject = {"role": "assistant"}
+    if made.tool is not None:
+        function = {"name": made.tool, "arguments": made.arguments}
+        said["tool_calls"] = [{"id": _call_id(made), "type": "function", "function": function}]
+    else:
+        said["content"] = [{"type": "text", "text": made.texts[0]}]
+    billed = {"input_tokens": float(asked.input_tokens), "output_tokens": float(made.output_tokens)}
+    return {
+        "id": request_id,
+        "finish_reason": {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL"}[made.finish],
+        "message": said,
+        "usage": {"billed_units": billed, "tokens": {**billed, "input_tokens": asked.input_tokens + 66.0}},
+    }
+
+
 def _call_id(made: Answered) -> str:
     return "call_" + hashlib.blake2b(f"{made.tool}{made.arguments}".encode(), digest_size=8).hexdigest()

@@ -1,10 +1,11 @@
-"""The simulated provider as an HTTP server: OpenAI chat completions and Anthropic messages, limits, faults, and its bill.
+"""The simulated provider as an HTTP server: OpenAI chat completions, Anthropic messages and Cohere chat, limits, faults, and its bill.
 
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
-Besides `/v1/chat/completions`, `/v1/messages`, their batches and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
-kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals and faults). Marks in a prompt
-steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as it would at a provider.
+Besides `/v1/chat/completions`, `/v1/messages`, `/v2/chat`, the batches of the first two and `/v1/models`: `GET /_bill` (the
+totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals
+and faults). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as
+it would at a provider.
 """
 
 import argparse
@@ -28,11 +29,13 @@ from ..schemas.record import JsonObject
 from .simulated_batch_http import BatchHttp, Refused
 from .simulated_batches import BatchOptions, SimulatedBatches
 from .simulated_bill import Bill, known, price
-from .simulated_forms import completion, message
+from .simulated_forms import cohere_reply, completion, message
 from .simulated_limits import Limits
-from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_messages
+from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_cohere, asked_of_messages
 
 JSON = "application/json"
+_READERS = {"openai": asked_of_chat, "anthropic": asked_of_messages, "cohere": asked_of_cohere}
+_WRITERS = {"openai": completion, "anthropic": message, "cohere": cohere_reply}
 
 
 @dataclass(slots=True)
@@ -100,6 +103,8 @@ class SimulatedServer:
             protocol = "openai"
         elif path.endswith("/messages"):
             protocol = "anthropic"
+        elif path.endswith("/v2/chat"):
+            protocol = "cohere"
         else:
             return await self._control(request, path)
         self.in_flight += 1
@@ -119,7 +124,7 @@ class SimulatedServer:
             model = body["model"]
             if not isinstance(model, str) or not known(model):
                 return _error(protocol, 404, f"The model {str(model)[:80]!r} does not exist", "model_not_found")
-            asked = asked_of_chat(model, body) if protocol == "openai" else asked_of_messages(model, body)
+            asked = _READERS[protocol](model, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
         wait = self.options.limits.take(model, asked.input_tokens + (asked.max_tokens or 0))
@@ -157,8 +162,8 @@ class SimulatedServer:
         request_id = f"req_{number:08d}"
         client_id = request.headers.get("x-client-request-id", "")
         await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
-        reply = completion(asked, made, request_id) if protocol == "openai" else message(asked, made, request_id)
-        headers = {"x-request-id" if protocol == "openai" else "request-id": request_id}
+        reply = _WRITERS[protocol](asked, made, request_id)
+        headers = {"request-id" if protocol == "anthropic" else "x-request-id": request_id}
         headers |= self.options.limits.headers(asked.model, protocol)
         if fault is not None:
             return await self._billed(request, protocol, fault, reply, headers)
@@ -192,7 +197,7 @@ class SimulatedServer:
         elif kind == "wrong-model":
             reply["model"] = "another-model"
         elif kind == "no-choices":
-            reply["choices" if protocol == "openai" else "content"] = None
+            reply[{"openai": "choices", "anthropic": "content", "cohere": "message"}[protocol]] = None
         raw = orjson.dumps(reply)
         if kind in ("reset", "drip"):
             return await self._in_pieces(request, raw, headers, kind)
@@ -243,6 +248,8 @@ def _json(body: Any, status: int = 200) -> web.Response:
 
 
 def _error(protocol: str, status: int, words: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    if protocol == "cohere":
+        return web.Response(body=orjson.dumps({"message": words, "id": code}), content_type=JSON, status=status, headers=headers)
     error = {"message": words, "type": code, "param": None, "code": code} if protocol == "openai" else {"type": code, "message": words}
     body = {"error": error} if protocol == "openai" else {"type": "error", "error": error}
     return web.Response(body=orjson.dumps(body), content_type=JSON, status=status, headers=headers)

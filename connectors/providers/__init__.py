@@ -8,6 +8,7 @@ from ...pipeline.ports import BatchProvider, Provider
 from ..simulated_batches import BatchOptions, SimulatedBatches
 from .anthropic import ANTHROPIC_URL, AnthropicProvider
 from .anthropic_batches import AnthropicBatches
+from .cohere import COHERE_URL, CohereProvider
 from .openai import OPENAI_URL, OpenAIProvider
 from .openai_batches import OpenAIBatches
 from .simulated import SimulatedOptions, SimulatedProvider
@@ -23,6 +24,8 @@ def build_providers(
     anthropic_base_url: str | None = None,
     vllm_base_url: str | None = None,
     vllm_api_key: str | None = None,
+    cohere_api_key: str | None = None,
+    cohere_base_url: str | None = None,
     simulated: SimulatedOptions | None = None,
 ) -> dict[ProviderName, Provider]:
     """The providers that are set up: those with a key or, for servers of one's own that need none, a base URL.
@@ -37,6 +40,8 @@ def build_providers(
         built["anthropic"] = AnthropicProvider(anthropic_api_key, anthropic_base_url or ANTHROPIC_URL)
     if vllm_base_url:
         built["vllm"] = VllmProvider(vllm_base_url, vllm_api_key)
+    if cohere_api_key or cohere_base_url:
+        built["cohere"] = CohereProvider(cohere_api_key, cohere_base_url or COHERE_URL)
     if simulated is not None or not built:
         built["simulated"] = SimulatedProvider(simulated)
     return built

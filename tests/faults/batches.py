@@ -31,6 +31,7 @@ def at(point: str) -> Play:
         stage.start_sink()
         stage.start_worker(0, wait=False, CRASH_AT=f"{point}:{passage}")
         stage.start_worker(1)
+        stage.workers[0].ready()  # or the other one submits everything
         stage.ask(ROWS, **PATIENT)
         assert stage.workers[0].wait(90) == -signal.SIGKILL, stage.workers[0].tail()
         stage.note()
