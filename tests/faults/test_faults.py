@@ -10,6 +10,8 @@ from .play import Fault, run
 BY_NAME = {fault.name: fault for fault in MATRIX}
 QUICK = (
     "crash at after_join",
+    "batch: crash at after_submit",
+    "batch: rows that come to nothing",
     "zombie",
     "provider: billed, then dropped",
     "poison records",
