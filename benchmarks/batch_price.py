@@ -12,6 +12,7 @@ import json
 import random
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from support import engine, print_table, say, simulated_provider
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--batch-s", type=float, default=5.0)
     parser.add_argument("--model", default="gpt-5-mini")
     given = parser.parse_args()
-    quick = {
+    quick: dict[str, Any] = {
         "PROVIDER_BATCH_GATHER_SECONDS": "2", "PROVIDER_BATCH_POLL_SECONDS": "0.5", "PROVIDER_BATCH_TURNAROUND_SECONDS": "3600",
         "BATCH_ENABLE_SEMANTIC_GROUPING": "false",
     }  # fmt: skip
