@@ -36,7 +36,7 @@ setup: $(SETUP) ## .venv with everything that the locks name
 $(SETUP): $(LOCK) pyproject.toml .venv/done-tools
 	@echo "Installing what $(LOCK) names into .venv"
 	@if $(BIN)/uv --version >/dev/null 2>&1; then \
-		$(UV) install --quiet --python $(BIN)/python --require-hashes -r $(LOCK) \
+		$(UV) install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(LOCK) \
 		&& $(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
 	else \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) \

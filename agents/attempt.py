@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import Tried, after
+from ..connectors.providers.accounts import Accounts
+from ..pipeline.billing import billed_tier
+from ..pipeline.breaker import verdict
+from ..pipeline.call import OF_THE_KEY, Tried, after
 from ..pipeline.errors import Ambiguous as AmbiguousError
 from ..pipeline.errors import Charged as ChargedError
 from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
+from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Provider, ProviderReply
@@ -23,6 +27,7 @@ from ..schemas.requests import Call, Request
 from .ledger import LedgerStage, OwnedLedger, Sleep
 from .limits import Limits, Permit
 from .packer import WAIT_S, Now
+from .prefix import PrefixRoom, Seat
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +36,9 @@ Cap = Callable[[Model, JsonObject], int]
 """The most that a call can cost now, in pico-dollars. Raises `Unpriced`."""
 Price = Callable[[Model, Usage, str, int], int]
 """(model, usage, service tier, sent at ms) -> pico-dollars. Raises `Unpriced`."""
+KEY_REST_S = 60.0
+"""So long a key that was refused is not used, where there are others."""
+
 Reemit = Callable[[Completion | Failure], Awaitable[None]]
 
 
@@ -56,6 +64,7 @@ class CallParts:
     providers: Mapping[str, Provider]
     ledger: LedgerStage
     limits: Limits
+    prefixes: PrefixRoom
     cap: Cap
     price: Price
     reemit: Reemit
@@ -69,9 +78,16 @@ class CallParts:
     settings: CallSettings = field(default_factory=CallSettings)
     prices: Callable[[Model, JsonObject], WayPrices] | None = None
     """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
 
     def timeout_s(self, tier: str) -> float:
         return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
+
+    def account(self, provider: str, key: int) -> Provider:
+        """The provider, with the key of this number."""
+        found = self.providers[provider]
+        return found.accounts[key] if isinstance(found, Accounts) else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +102,9 @@ class Attempt:
     model: Model
     intent: Intent
     permit: Permit
+    seat: Seat
+    first: Permit | None = None
+    """Of the call that this one hedges."""
     tier: str = "standard"
     """How it is sent, and what a reply that does not say is billed by. A row of a batch is billed as such, though its line reports the
     plain tier."""
@@ -94,7 +113,9 @@ class Attempt:
         try:
             return await self._send()
         finally:
-            self.permit.release()  # where nothing was sent
+            # Where nothing was sent, or it failed.
+            self.permit.release()
+            self.seat.land()
 
     async def _send(self) -> Tried:
         intent, settings = self.intent, self.p.settings
@@ -102,6 +123,8 @@ class Attempt:
         late_ms = self.p.now() - intent.at_ms
         if self.owned.lost is not None or not self.is_current() or not 0 <= late_ms <= settings.intent_slack_s * 1000:
             return await self._unpaid(Unavailable("it was not sent: the intent was committed too late, or the partition was lost"))
+        if self.first is not None and self.first.well:
+            return await self._unpaid(Unavailable("it was not sent: the first call was answered while this one was being written down"))
         try:
             reply = await self._complete()
         except EngineError as error:
@@ -127,41 +150,54 @@ class Attempt:
             result = AmbiguousError(f"the provider's client failed: {result!r}")
         return await self._ambiguous(result)
 
-    def _billed_by(self, said: str) -> str:
-        return "batch" if self.tier == "batch" and said in ("standard", "batch") else said
-
     async def _complete(self) -> ProviderReply:
         """The call itself. Its permit is free as soon as it is over: what it came to is written down afterwards."""
         intent, timeout, permit = self.intent, self.p.timeout_s(self.tier), self.permit
-        body = self.call.request.body
-        if self.tier == "flex":
-            body = {**body, "service_tier": "flex"}
         try:
             async with asyncio.timeout(timeout + 1):
-                reply = await self.p.providers[self.model.provider].complete(
-                    self.model, body, timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                reply = await self.p.account(self.model.provider, permit.key).complete(
+                    self.model, self._body(), timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
                 )
-            permit.used_tokens = reply.usage.input_tokens + reply.usage.output_tokens
+            self.seat.land(reply.usage)
+            permit.used, permit.rates, permit.well = (reply.usage.input_tokens, reply.usage.output_tokens), reply.rates, True
             return reply
-        except Unavailable as error:
-            permit.used_tokens = 0
-            if self.tier == "flex":
-                # Only that tier is busy: other calls of the model don't wait for it.
-                raise Unavailable(str(error), code=error.code) from None
-            if error.retry_after is not None:
-                # What one call was told holds for all calls of the model.
-                self.p.limits.pause(self.model, error.retry_after)
+        except EngineError as error:
+            self._failed(error)
             raise
-        except Rejected:
-            permit.used_tokens = 0
+        except Exception:
+            permit.well = False
             raise
         finally:
             permit.release()
 
+    def _body(self) -> JsonObject:
+        body = self.seat.board(self.call.request.body)
+        return {**body, "service_tier": "flex"} if self.tier == "flex" else body
+
+    def _failed(self, error: EngineError) -> None:
+        """What a failed call says about its model and its key. Raises where another key may be tried."""
+        permit, limits = self.permit, self.p.limits
+        permit.well = verdict(error)
+        if isinstance(error, Unavailable | Rejected):
+            permit.used = (0, 0)
+        if self.tier == "flex" and isinstance(error, Unavailable) and error.code not in OF_THE_KEY:
+            # Only that tier is busy: it says nothing about the model, and other calls of it don't wait for it.
+            permit.well = None
+            raise Unavailable(str(error), code=error.code, rate_limited=True) from error
+        if isinstance(error, Unavailable):
+            permit.rates, permit.rate_limited = error.rates, error.rate_limited
+            if error.retry_after is not None:
+                # What one call was told holds for all calls of the model with this key.
+                limits.pause(self.model, error.retry_after, permit.key)
+        if error.code in OF_THE_KEY and limits.keys_of(self.model) > 1:
+            permit.well = None
+            limits.pause(self.model, KEY_REST_S, permit.key)
+            raise Unavailable(f"{error} (key {permit.key + 1}; the others are used meanwhile)", code=error.code) from error
+
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request
         try:
-            paid = self.p.price(self.model, reply.usage, self._billed_by(reply.service_tier), intent.at_ms)
+            paid = self.p.price(self.model, reply.usage, billed_tier(reply.service_tier, batch=self.tier == "batch"), intent.at_ms)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))

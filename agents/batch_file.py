@@ -111,8 +111,12 @@ class BatchFile:
         self._keeping.tended.add(self._key)
         try:
             await self._p.ledger.intend(self._owned, prepared, urgent=True)
-        except (Stale, Unavailable):
+        except Stale:
             await self._delete(file_id)
+            raise
+        except Unavailable as error:
+            # Rolled back, but who reads the log uncommitted sees it: without this the batch would be looked for at the provider.
+            await self._void(prepared, str(error))
             raise
         else:
             crash_at("after_prepared")

@@ -227,7 +227,8 @@ class Tend:
         batch, request = self._batch, call.request
         intent = Intent(flight=row.flight, attempt=row.attempt, number=row.number, model=batch.model, cap_pico=row.cap_pico,
                         epoch=batch.epoch, at_ms=batch.at_ms, timeout_ms=batch.timeout_ms)  # fmt: skip
-        attempt = Attempt(self._p, self._owned, call, request.lane, lambda: True, model, intent, Permit(0, lambda _: None), tier="batch")
+        permit, seat = Permit(0, lambda _: None), self._p.prefixes.outside(request.lane)
+        attempt = Attempt(self._p, self._owned, call, request.lane, lambda: True, model, intent, permit, seat, tier="batch")
         tried = await attempt.settle(result)
         crash_at("in_collection")
         if tried.next == "give_up" and tried.error is not None:

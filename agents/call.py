@@ -8,26 +8,29 @@ open, and whoever owns the partition next waits for it, books it at its cap and 
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import Tried, backoff_s, estimate_tokens
+from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
 from ..pipeline.provider_batch import FLEX_TRIES, choose
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord
+from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
 from ..schemas.requests import Call, Request
 from .attempt import Attempt, CallParts, IsCurrent
+from .hedge import hedged
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
+from .prefix import Seat
 from .steps import Steps
 
 log = structlog.get_logger(__name__)
@@ -53,6 +56,10 @@ class CallStage:
         self._stopping = False
         self.batches: Batches | None = None
         """Where calls go that have time; None: every call is made at once."""
+
+    def in_order(self, calls: Sequence[Call]) -> list[Call]:
+        """Calls that share a prefix side by side: they are begun, and so are mostly sent, in this order."""
+        return [calls[i] for i in self.parts.prefixes.in_order([call.request for call in calls])]
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""
@@ -208,7 +215,7 @@ class _Payment:
         if not self._is_current():
             raise Stale(f"the call of {self._request.identity.custom_id} belongs to another worker by now: it is not paid here")
 
-    def _decide(self, candidate: tuple[Model, int] | None) -> Decision:
+    def _decide(self, candidate: tuple[Model, int] | None, *, hedge: bool = False) -> Decision:
         policy = Policy(
             self._p.settings.max_attempts,
             self._p.on_ambiguous(self._request.identity.tenant),
@@ -221,18 +228,44 @@ class _Payment:
             policy=policy,
             cap_pico=candidate[1] if candidate else 0,
             asked_ms=self._request.accepted_ms,
+            hedge=hedge,
         )
 
     def _candidate(self) -> tuple[Model, int] | None:
         """The model to try next and the most that it can cost; None where none is left."""
         while self._model_index < len(self._call.route.models):
             try:
-                model = self._p.catalogue.get(self._call.route.models[self._model_index])
-                if model.provider not in self._p.providers:
-                    raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
-                return model, self._p.cap(model, self._request.body)
+                first = self._offer(self._model_index)
             except (Rejected, Unpriced) as error:
                 self._next_model(error)
+                continue
+            return self._instead(first) if self._p.limits.rests(first[0]) else first
+        return None
+
+    def _offer(self, index: int) -> tuple[Model, int]:
+        """A model of the route and the most that it can cost. Raises `Rejected`, `Unpriced`."""
+        model = self._p.catalogue.get(self._call.route.models[index])
+        if model.provider not in self._p.providers:
+            raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
+        return model, self._p.cap(model, self._request.body)
+
+    def _instead(self, resting: tuple[Model, int]) -> tuple[Model, int]:
+        """The next model of the route that is well; the resting one itself where there is none, to wait for it."""
+        later = self._later()
+        if later is not None:
+            return self._offer(later)
+        self._error = self._error or Unavailable(f"{resting[0].name} is not asked for a while: it failed several times in a row")
+        return resting
+
+    def _later(self) -> int | None:
+        """Where in the route the next model stands that can take the request and is well."""
+        for index in range(self._model_index + 1, len(self._call.route.models)):
+            try:
+                model, _ = self._offer(index)
+            except (Rejected, Unpriced):
+                continue
+            if not self._p.limits.rests(model):
+                return index
         return None
 
     def _next_model(self, error: EngineError) -> None:
@@ -270,36 +303,66 @@ class _Payment:
     # --- one attempt -------------------------------------------------------------------------------------------------
 
     async def _pay(self, model: Model, cap_pico: int) -> bool:
-        permit = await self._permit(model)
-        if permit is None:
-            return False
+        seat = self._p.prefixes.enter(model, self._request, self._lane)
         try:
+            with self._steps.in_queue():
+                await seat.ready(self._left_s())
+            permit = await self._permit(model)
+            if permit is None:
+                return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
-            tried = await self._detached(self._attempt(model, cap_pico, permit))
+            first = self._detached(self._attempt(model, cap_pico, permit, seat))
+            tried = await hedged(
+                first,
+                self._hedge_after(model),
+                self._p.hedges.may_hedge,
+                partial(self._permit, model),
+                partial(self._again, model, cap_pico, seat, permit),
+            )
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
             return False
+        finally:
+            seat.leave()
         if tried is None:
             return False
         self._steps.moved()
         return await self._after(tried)
 
-    async def _attempt(self, model: Model, cap_pico: int, permit: Permit) -> Tried | None:
-        """None where nothing may be sent now: decide again. Raises `Unavailable` where the intent was rolled back."""
+    def _hedge_after(self, model: Model) -> float | None:
+        """Seconds; None where the tenant does not allow to pay twice, or the call has time and is slow for being cheap."""
+        tenant = self._request.identity.tenant
+        if self._p.hedge.after_s is None or self._p.on_ambiguous(tenant) == "fail" or self._tier(model) == "flex":
+            return None
+        self._p.hedges.called()
+        return self._p.hedge.wait_s(tenant)
+
+    async def _again(self, model: Model, cap_pico: int, seat: Seat, first: Permit, permit: Permit) -> Tried | None:
+        """The same call once more, with a permit and an intent of its own."""
+        if first.well:
+            permit.release()  # answered, and about to be written down
+            return None
+        return await self._detached(self._attempt(model, cap_pico, permit, seat, first))
+
+    async def _attempt(self, model: Model, cap_pico: int, permit: Permit, seat: Seat, first: Permit | None = None) -> Tried | None:
+        """None where nothing may be sent now: decide again. `first`: of the call that this one hedges.
+
+        Raises `Unavailable` where the intent was rolled back.
+        """
         intending, flight = self._owned.intending, self._request.flight
         try:
             if flight in intending:
                 raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
             intending.add(flight)
             try:
-                tier = self._tier(model)
-                intent = await self._intend(model, cap_pico, tier)
+                tier = "standard" if first is not None else self._tier(model)
+                intent = await self._intend(model, cap_pico, tier, "answer" if first is None else "hedge")
             finally:
                 intending.discard(flight)
             if intent is None:
                 return None
-            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, tier)
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier)
             if tier == "standard":
                 return await attempt.run()
             # It may take as long as it takes.
@@ -308,15 +371,23 @@ class _Payment:
         finally:
             permit.release()
 
-    async def _permit(self, model: Model) -> Permit | None:
-        """None where the deadline passed while waiting."""
+    def _left_s(self) -> float | None:
+        """Until the deadline; None where there is none."""
         deadline = self._request.deadline_ms
-        timeout = None if deadline is None else max(0, deadline - self._p.now()) / 1000
-        tokens = estimate_tokens(model, self._request.body)
+        return None if deadline is None else max(0, deadline - self._p.now()) / 1000
+
+    async def _permit(self, model: Model) -> Permit | None:
+        """None where the deadline passed while waiting, or a model that failed was waited for long enough."""
+        now, body = self._p.now(), self._request.body
+        ends = [] if self._request.deadline_ms is None else [self._request.deadline_ms]
+        if self._error is not None:
+            ends.append(self._since_ms + int(self._p.settings.give_up_s * 1000) + 1)
+        timeout = max(0, min(ends) - now) / 1000 if ends else None
+        tokens, output = estimate_tokens(model, body), estimate_output(model, body)
         try:
             with self._steps.in_queue():
                 async with asyncio.timeout(timeout):
-                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens)
+                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
         except TimeoutError:
             return None
 
@@ -329,11 +400,11 @@ class _Payment:
         way = choose(left_s=left_s, lane=self._lane, prices=prices(model, request.body), traits=None)
         return "flex" if way == "flex" else "standard"
 
-    async def _intend(self, model: Model, cap_pico: int, tier: str) -> Intent | None:
+    async def _intend(self, model: Model, cap_pico: int, tier: str, purpose: Purpose) -> Intent | None:
         """None where nothing may be sent now: decide again."""
         # The wait for the permit was long, perhaps: everything is asked once more.
         self._check()
-        decision = self._decide((model, cap_pico))
+        decision = self._decide((model, cap_pico), hedge=purpose == "hedge")
         if not isinstance(decision, Pay) or self._stop((model, cap_pico)) is not None:
             return None
         settings, number = self._p.settings, decision.number
@@ -342,6 +413,7 @@ class _Payment:
             flight=flight,
             attempt=f"{flight[:24]}-{number}-{epoch}",
             number=number,
+            purpose=purpose,
             model=model.name,
             cap_pico=cap_pico,
             epoch=epoch,
@@ -349,19 +421,29 @@ class _Payment:
             timeout_ms=int((self._p.timeout_s(tier) + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
-        await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        try:
+            await self._p.ledger.intend(self._owned, intent, urgent=self._lane is Lane.EXPRESS)
+        except Unavailable as error:
+            # Rolled back, but who reads the log uncommitted sees it: without this it would be waited for, and count as an attempt.
+            await self._book(Unpaid(flight=flight, attempt=intent.attempt, number=number, reason=str(error), at_ms=self._p.now()))
+            raise
         crash_at("after_intent")
         return intent
 
     async def _after(self, tried: Tried) -> bool:
         if tried.next == "done":
             return True
-        self._error = tried.error
+        if not tried.rate_limited or self._tries >= MOST_REFUSALS:
+            # Waiting for one's turn at a provider that is well is not failing, as long as it ends.
+            self._error = tried.error
         if tried.next == "give_up":
             error = tried.error or Rejected("the provider refused the request")
             return await self._fail(ErrorInfo(code=error.code, message=str(error)))
         if tried.next == "next_model":
             self._next_model(tried.error or Rejected("the model can't serve the request"))
+            return False
+        if not tried.rate_limited and self._tries + 1 >= MOST_TRIES and (later := self._later()) is not None:
+            self._model_index, self._tries = later, 0
             return False
         await self._rest(tried.retry_after_s)
         return False

@@ -8,19 +8,29 @@ from .call import CallStage
 from .exact import decode
 from .safe import Delivered
 
+AT_ONCE = 8
+"""Calls begun in one pass of the event loop."""
+
 
 class CallAgent:
-    """Runs the call stage for all members of a packet at once; the stage's permits bound what is sent."""
+    """Runs the call stage for all members of a packet, a few at a time; the stage's permits bound what is sent."""
 
     def __init__(self, stage: CallStage) -> None:
         self._stage = stage
 
     async def on_calls(self, event: Delivered) -> None:
-        members: list[Call] = decode(packets.calls, event)
-        results = await asyncio.gather(
-            *(self._stage.run(event.partition, call, call.request.lane, lambda: event.current) for call in members), return_exceptions=True
-        )
-        for result in results:
+        members: list[Call] = self._stage.in_order(decode(packets.calls, event))
+        runs: list[asyncio.Task[None]] = []
+        try:
+            for number, call in enumerate(members):
+                if number and number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                runs.append(asyncio.create_task(self._stage.run(event.partition, call, call.request.lane, lambda: event.current)))
+        except asyncio.CancelledError:
+            for run in runs:
+                run.cancel()
+            raise
+        for result in await asyncio.gather(*runs, return_exceptions=True):
             if isinstance(result, BaseException):
                 # The packet comes again; members whose outcome is durable are recognised by their flight.
                 raise result

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..pipeline import coalesce
 from ..pipeline.semantic import SharingPolicy
-from ..pipeline.window import WindowPolicy
+from ..pipeline.window import Arrivals, WindowPolicy, should_close, wait_ms
 from ..schemas.record import Lane
 from .pending import Group, Pending
 
@@ -30,30 +30,58 @@ class CoalesceSettings:
 
 @dataclass(slots=True, eq=False)
 class _Window:
+    opened: float
+    wait_ms: float
     members: list[Pending] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
 
 class CoalesceStage:
-    """One window per scope and lane. A window closes by size or by age, never later than its lane allows."""
+    """One window per scope and lane. A window closes by size, by age, or when nobody else is coming; never later than its lane allows."""
 
-    def __init__(self, settings: CoalesceSettings, forward: Forward) -> None:
+    def __init__(
+        self,
+        settings: CoalesceSettings,
+        forward: Forward,
+        *,
+        more: Callable[[Lane], bool] = lambda _: True,
+        calls_wait: Callable[[Lane], bool] = lambda _: False,
+    ) -> None:
+        """`more`: are prompts of a lane on their way here? `calls_wait`: do calls of a lane wait for the provider's limits?"""
         self._settings = settings
         self._forward = forward
+        self._more, self._calls_wait = more, calls_wait
+        self._arrivals = {lane: Arrivals() for lane in Lane}
         self._windows: dict[Key, _Window] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def on_batch(self, pendings: Sequence[Pending]) -> None:
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
+        touched: dict[Key, None] = {}
         for pending in pendings:
             key = (pending.partition, pending.miss.request.scope, pending.lane)
-            window = self._windows.get(key)
-            if window is None:
-                window = self._windows[key] = _Window()
-                window.timer = loop.call_later(self._settings.windows[pending.lane].max_wait_ms / 1000, self._close, key)
+            self._arrivals[pending.lane].add(1, now)
+            window = self._windows.get(key) or self._open(key, now)
             window.members.append(pending)
-            if len(window.members) >= self._settings.windows[pending.lane].target:
-                self._close(key)
+            touched[key] = None
+            self._close_where_due(key, now, more=True)
+        for key in touched:
+            self._close_where_due(key, now, more=self._more(key[2]))
+
+    def _open(self, key: Key, now: float) -> _Window:
+        lane = key[2]
+        wait = wait_ms(self._settings.windows[lane], per_s=self._arrivals[lane].per_s, calls_wait=self._calls_wait(lane))
+        window = self._windows[key] = _Window(now, wait)
+        window.timer = asyncio.get_running_loop().call_later(wait / 1000, self._close, key)
+        return window
+
+    def _close_where_due(self, key: Key, now: float, *, more: bool) -> None:
+        window = self._windows.get(key)
+        if window is None:
+            return
+        policy, age_ms = self._settings.windows[key[2]], 1000 * (now - window.opened)
+        if should_close(policy, size=len(window.members), age_ms=age_ms, wait_ms=window.wait_ms, more_queued=more):
+            self._close(key)
 
     def _close(self, key: Key) -> None:
         window = self._windows.pop(key, None)

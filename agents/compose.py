@@ -2,15 +2,13 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from ..connectors.data_folder import DataFolder
-from ..connectors.embedder import SentenceTransformerEmbedder, find_embedder
-from ..connectors.embedding_endpoint import EndpointEmbedder
 from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import end_within
@@ -20,21 +18,27 @@ from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
 from ..connectors.simulated_batches import BatchOptions
 from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
+from ..pipeline.breaker import BreakerPolicy
+from ..pipeline.coalesce import load_clustering
 from ..pipeline.errors import ConfigError
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
+from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.models import Catalogue, ProviderName
-from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
+from ..pipeline.ports import BatchProvider, Provider, VectorIndex
 from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy, decide
-from ..pipeline.window import window_policies
+from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
+from .embedders import embedder_of
 from .keeper import EvictionKeeper
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
-from .settings import Settings
+from .settings import Settings, secret
+from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
 from .worker import SemanticParts, Worker, WorkerParts, now_ms
 
@@ -59,59 +63,46 @@ def permits_of(settings: Settings) -> dict[Lane, int]:
     return {Lane.EXPRESS: express, Lane.STANDARD: max(1, rest // 2), Lane.BATCH: max(1, rest - rest // 2)}
 
 
-def _secret(value: object) -> str | None:
-    reveal: Callable[[], str] | None = getattr(value, "get_secret_value", None)
-    return reveal() if reveal is not None else None
-
-
-def _embedder(settings: Settings) -> Embedder | None:
-    """None where the semantic tier is off; the reason is logged."""
-    caching = settings.caching
-    if not caching.semantic_enabled:
-        log.info("the semantic tier is off: CACHE_SEMANTIC_ENABLED is false")
-        return None
-    if settings.embedding_base_url is not None:
-        return EndpointEmbedder(
-            settings.embedding_model or "text-embedding-3-small",
-            caching.embedding_dimension,
-            base_url=settings.embedding_base_url,
-            api_key=_secret(settings.embedding_api_key) or "none",
-        )
-    if settings.embedding_model is not None:
-        return SentenceTransformerEmbedder(
-            settings.embedding_model, dimension=caching.embedding_dimension, threads=settings.embedding_threads
-        )
-    found = find_embedder(caching.embedding_dimension, threads=settings.embedding_threads)
-    if found.embedder is None:
-        log.warning(f"the semantic tier is off: {found.reason}")
-    return found.embedder
-
-
 def _make_index(settings: Settings, folder: Path, partition: int) -> VectorIndex:
     dimension = settings.caching.embedding_dimension
     if settings.qdrant_url is not None:
         return QdrantServerIndex.connect(
-            settings.qdrant_url, settings.qdrant_collection_name, dimension, api_key=_secret(settings.qdrant_api_key)
+            settings.qdrant_url, settings.qdrant_collection_name, dimension, api_key=secret(settings.qdrant_api_key)
         )
     # Filled from the topic at every start: so it never holds what was revoked meanwhile.
     return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), dimension)
 
 
-def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
-    embedder = _embedder(settings)
-    if embedder is None:
-        return None
-    caching, batching = settings.caching, settings.batching
-    policy = StaticPolicy(threshold=caching.similarity_threshold)
-    windows = window_policies(
+def _windows(settings: Settings) -> Mapping[Lane, WindowPolicy]:
+    batching = settings.batching
+    return window_policies(
         min_size=batching.min_size,
         max_size=batching.max_size,
         max_wait_ms=batching.max_wait_ms,
         express_max_wait_ms=batching.express_max_wait_ms,
         batch_max_wait_ms=batching.batch_max_wait_ms,
     )
+
+
+def _throttle(settings: Settings) -> ThrottleSettings:
+    batching, window = settings.batching, _windows(settings)[Lane.BATCH]
+    longest = max(1.0, float(window.max_wait_ms))
+    bounds = Bounds(window.min_size, window.max_size, min_window_ms=min(10.0, longest), max_window_ms=longest)
+    held = batching.priority_lanes and batching.lane_law != "fixed"
+    return ThrottleSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
+
+
+def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
+    found = embedder_of(settings)
+    if found.embedder is None:
+        log.warning(f"the semantic tier is off: {found.reason}")
+        return None
+    load_clustering()
+    caching, batching = settings.caching, settings.batching
+    policy = StaticPolicy(threshold=caching.similarity_threshold)
+    windows = _windows(settings)
     return SemanticParts(
-        embedder=embedder,
+        embedder=found.embedder,
         make_index=partial(_make_index, settings, folder),
         keeper=EvictionKeeper(
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
@@ -141,9 +132,9 @@ def _batches(settings: Settings, providers: Mapping[ProviderName, Provider]) -> 
         return {}
     built = build_batches(
         providers,
-        openai_api_key=_secret(settings.openai_api_key),
+        openai_api_key=secret(settings.openai_api_key),
         openai_base_url=settings.openai_base_url,
-        anthropic_api_key=_secret(settings.anthropic_api_key),
+        anthropic_api_key=secret(settings.anthropic_api_key),
         anthropic_base_url=settings.anthropic_base_url,
         # One folder for all workers: whoever takes a partition over finds its batches.
         simulated=BatchOptions(turnaround_s=settings.simulated_batch_seconds, folder=settings.data_dir / "simulated-batches"),
@@ -170,13 +161,13 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
     if not settings.brokers:
         raise ConfigError("a worker needs KAFKA_BROKERS; `inference-engine up` starts a Kafka and workers together")
     providers = build_providers(
-        openai_api_key=_secret(settings.openai_api_key),
+        openai_api_key=secret(settings.openai_api_key),
         openai_base_url=settings.openai_base_url,
-        anthropic_api_key=_secret(settings.anthropic_api_key),
+        anthropic_api_key=secret(settings.anthropic_api_key),
         anthropic_base_url=settings.anthropic_base_url,
         vllm_base_url=settings.vllm_base_url,
-        vllm_api_key=_secret(settings.vllm_api_key),
-        cohere_api_key=_secret(settings.cohere_api_key),
+        vllm_api_key=secret(settings.vllm_api_key),
+        cohere_api_key=secret(settings.cohere_api_key),
         cohere_base_url=settings.cohere_base_url,
         simulated=SimulatedOptions(latency_s=settings.simulated_latency_ms / 1000) if settings.providers == ("simulated",) else None,
     )
@@ -201,11 +192,16 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),
+        breaker=BreakerPolicy(threshold=settings.routing.circuit_breaker_threshold),
+        hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
+        throttle=_throttle(settings),
         call=_call_settings(settings),
         batches=_batches(settings, providers),
-        on_ambiguous=lambda _tenant: settings.on_ambiguous,
+        on_ambiguous=lambda tenant: settings.on_ambiguous_tenants.get(tenant, settings.on_ambiguous),
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),
+        prefix_enabled=caching.prefix_enabled,
+        prefix_cache_size=caching.prefix_cache_size,
         ledger=LedgerSettings(horizon_ms=settings.dedupe_horizon_days * 24 * 3600 * 1000),
     )
 

@@ -1,9 +1,9 @@
 """Runs the embedder: reads `misses.LANE`, turns texts into vectors in micro-batches, hands over to the semantic stage."""
 
 import asyncio
-from collections import deque
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import structlog
@@ -21,58 +21,87 @@ log = structlog.get_logger(__name__)
 BATCH = 64
 Forward = Callable[[list[Pending]], Awaitable[None]]
 ForwardGroups = Callable[[list[Group]], Awaitable[None]]
+_Asked = tuple[str, "asyncio.Future[Vector | None]"]
 
 
 class EmbedQueue:
-    """Embeds in one thread, most urgent lane first; what arrives while a batch is computed makes up the next one."""
+    """Embeds in threads of its own, most urgent lane first and within it tenants in turns; what arrives meanwhile makes up the
+    next batch.
 
-    def __init__(self, embedder: Embedder) -> None:
+    A thread takes its next batch itself, since a busy event loop would leave it idle after each; it ends when nothing waits.
+    """
+
+    def __init__(self, embedder: Embedder, bulk: Callable[[], int] = lambda: BATCH) -> None:
+        """`bulk`: texts of the batch lane in one pass, which whoever comes next has to wait for."""
         self._embedder = embedder
-        self._waiting: dict[Lane, deque[tuple[str, asyncio.Future[Vector | None]]]] = {lane: deque() for lane in Lane}
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
-        self._running: asyncio.Task[None] | None = None
+        self._bulk = bulk
+        self._waiting: dict[Lane, OrderedDict[str, deque[_Asked]]] = {lane: OrderedDict() for lane in Lane}
+        self._lock = threading.Lock()
+        self._running = 0
 
-    def embed(self, text: str, lane: Lane) -> "asyncio.Future[Vector | None]":
+    def embed(self, text: str, lane: Lane, tenant: str) -> "asyncio.Future[Vector | None]":
         """A unit vector, or None where the model does not see the whole text: equal heads would look like equal texts."""
-        future: asyncio.Future[Vector | None] = asyncio.get_running_loop().create_future()
-        self._waiting[lane].append((text, future))
-        if self._running is None:
-            self._running = asyncio.create_task(self._drain(), name="embed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Vector | None] = loop.create_future()
+        with self._lock:
+            self._waiting[lane].setdefault(tenant, deque()).append((text, future))
+            if self._running < self._embedder.parallel:
+                self._running += 1
+                threading.Thread(target=self._work, args=(loop,), name="embed", daemon=True).start()
         return future
 
-    def _next(self) -> list[tuple[str, "asyncio.Future[Vector | None]"]]:
-        batch: list[tuple[str, asyncio.Future[Vector | None]]] = []
-        for lane in Lane:
-            queue = self._waiting[lane]
-            while queue and len(batch) < BATCH:
-                batch.append(queue.popleft())
-        return batch
+    def expects(self, lane: Lane) -> bool:
+        """Are texts of this lane waiting, or perhaps being embedded?"""
+        return self._running > 0 or bool(self._waiting[lane])
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while batch := self._next():
-                try:
-                    vectors = await loop.run_in_executor(self._pool, self._compute, [text for text, _ in batch])
-                    if len(vectors) != len(batch):
-                        raise ValueError(f"the embedder gave {len(vectors)} vectors for {len(batch)} texts")
-                except Exception as error:
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                    continue
-                for (_, future), vector in zip(batch, vectors, strict=True):
-                    if not future.done():
-                        future.set_result(vector)
-        finally:
-            self._running = None
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        while batch := self._next():
+            found: Sequence[Vector | None] | Exception
+            try:
+                found = self._compute([text for text, _ in batch])
+            except Exception as error:
+                found = error
+            try:
+                loop.call_soon_threadsafe(_deliver, batch, found)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                self.close()
+
+    def _next(self) -> list[_Asked]:
+        """Empty where nothing waits: then the thread ends, and the next text starts another."""
+        batch: list[_Asked] = []
+        with self._lock:
+            for lane, tenants in self._waiting.items():
+                most = min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH
+                while tenants and len(batch) < most:
+                    tenant, queue = tenants.popitem(last=False)
+                    batch.append(queue.popleft())
+                    if queue:
+                        tenants[tenant] = queue  # at the end: the others come first
+            self._running -= not batch
+        return batch
 
     def _compute(self, texts: Sequence[str]) -> list[Vector | None]:
         found = self._embedder.embed_whole(texts)
-        return [np.ascontiguousarray(row) if whole else None for row, whole in zip(found.vectors, found.whole, strict=True)]
+        vectors = [np.ascontiguousarray(row) if whole else None for row, whole in zip(found.vectors, found.whole, strict=True)]
+        if len(vectors) != len(texts):
+            raise ValueError(f"the embedder gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Texts that still wait are not embedded."""
+        with self._lock:
+            for tenants in self._waiting.values():
+                tenants.clear()
+
+
+def _deliver(batch: Sequence[_Asked], found: Sequence[Vector | None] | Exception) -> None:
+    for i, (_, future) in enumerate(batch):
+        if future.done():
+            continue
+        if isinstance(found, Exception):
+            future.set_exception(found)
+        else:
+            future.set_result(found[i])
 
 
 class EmbedStage:
@@ -104,7 +133,7 @@ class EmbedStage:
             request = pending.miss.request
             if request.shareable and not pending.miss.skip_semantic and (text := comparable_text(request.body)) is not None:
                 pending.text = text
-                asked.append((pending, self._queue.embed(text, request.lane)))
+                asked.append((pending, self._queue.embed(text, request.lane, request.identity.tenant)))
         results = await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
         for (pending, _), vector in zip(asked, results, strict=True):
             if isinstance(vector, BaseException):

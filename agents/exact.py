@@ -79,8 +79,19 @@ class ExactStage:
     """Single flight and exact answers of the partitions that this worker owns."""
 
     def __init__(
-        self, rows: Rows, outbox: Outbox, clerk: Clerk, keeper: Keeper, now: Now, *, lease_ms: int, cancelled: Callable[[Request], bool]
+        self,
+        rows: Rows,
+        outbox: Outbox,
+        clerk: Clerk,
+        keeper: Keeper,
+        now: Now,
+        *,
+        lease_ms: int,
+        cancelled: Callable[[Request], bool],
+        oldest_call_ms: Callable[[int], int | None] = lambda _: None,
     ) -> None:
+        """`oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
+        hours a flight whose call has not had its turn is not lost."""
         self._rows = rows
         self._decided = Decided(rows)
         self._out = outbox
@@ -89,6 +100,7 @@ class ExactStage:
         self._now = now
         self._lease_ms = lease_ms
         self._cancelled = cancelled
+        self._oldest_call_ms = oldest_call_ms
         self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
@@ -126,8 +138,7 @@ class ExactStage:
         batch = _Batch(self, event.partition, heirs)
         members: list[AnswerRecord] = decode(packets.answers, event)
         for record in members:
-            if record.cacheable and record.answer is not None:
-                batch.keep(record)
+            batch.keep(record)
         todo = members
         while todo:
             served = [key for record in todo for key in batch.release(record)]
@@ -167,7 +178,9 @@ class _Batch:
         answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
         raw = self._read(exact.flight_key(fingerprint))
         flight = Flight.model_validate_json(raw) if raw is not None else None
-        decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms)
+        late = flight is not None and self._now >= flight.lease_ms
+        oldest = self._s._oldest_call_ms(self._p) if late else None
+        decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms, self._now if oldest is None else oldest)
         if isinstance(decision, exact.Hit):
             self._s._keeper.touch(self._p, key, self._now)
             self._respond(exact.waiter_of(request), decision.record)
@@ -197,7 +210,7 @@ class _Batch:
             return
         waiter = exact.waiter_of(request)
         self._sends.response(waiter.identity, error_line(waiter, CANCELLED, self._now))
-        self._sends.cost(error_event(waiter, CANCELLED, self._now), request.lane)
+        self._sends.cost(error_event(waiter, CANCELLED, self._now, request.fingerprint), request.lane)
 
     def _join(self, fingerprint: str, join: exact.Join) -> None:
         key = exact.waiter_key(fingerprint, join.row.waiter.identity)
@@ -210,7 +223,17 @@ class _Batch:
             self._sends.miss(join.forward)
 
     def keep(self, record: AnswerRecord) -> None:
-        key, value = exact.answer_key(record.fingerprint), packets.answers.encode_one(record)
+        """Stores what may be kept; books the owner's own call as paid in vain where it had another one's answer already."""
+        key = exact.answer_key(record.fingerprint)
+        raw = self._read(key)
+        kept = AnswerRecord.model_validate_json(raw) if raw is not None else None
+        told = exact.told_before(record, kept)
+        if told is not None:
+            self._sends.cost(self._s._clerk.in_vain(told, record), told.lane)
+            record = record.model_copy(update={"asker": told})
+        if not exact.worth_keeping(record, kept):
+            return
+        value = packets.answers.encode_one(record)
         self._changes[key] = value
         saved = record.answer.paid_pico if record.answer is not None else 0
         for gone in self._s._keeper.insert(self._p, key, len(value), saved, self._now):

@@ -6,6 +6,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ..pipeline.errors import ConfigError
+from .limits import Health as ModelHealth
+from .metrics import observe_models
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -36,7 +38,7 @@ class Health:
         return int(runner.addresses[0][1])
 
     async def _health(self, _: web.Request) -> web.Response:
-        app, limits = self._worker.app, self._worker.limits
+        app, limits, throttle = self._worker.app, self._worker.limits, self._worker.throttle
         ready = app.ready.is_set()
         return web.json_response(
             {
@@ -46,6 +48,12 @@ class Health:
                 "in_work": app.in_flight() if ready else {},
                 "waiting": app.waiting() if ready else {},
                 "calls_in_flight": {lane.value: n for lane, n in limits.in_flight.items()},
+                "models": {h.model: _told(h) for h in limits.health()},
+                "batch_lane": {
+                    "held": throttle.holds,
+                    "requests_per_s": round(throttle.flow.rate),
+                    "loop_late_ms": round(throttle.flow.latency_ms, 1),
+                },
                 "batches": self._worker.batches.shown(),
                 "waiting_for_a_batch": self._worker.batches.waiting(),
                 "semantic": "on" if self._worker.shards is not None else "off",
@@ -55,8 +63,19 @@ class Health:
         )
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        observe_models(self._worker.limits.health())
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+def _told(health: ModelHealth) -> dict[str, object]:
+    return {
+        "circuit_breaker": health.breaker,
+        "opened": health.opened,
+        "calls_wait": health.waiting,
+        # Infinite: its provider has said nothing yet.
+        "per_minute": {kind: round(limit) for kind, limit in health.limits.items() if limit < float("inf")},
+    }

@@ -1,6 +1,7 @@
-"""Runs the door: reads `requests`, one request a record, and writes `lookups`."""
+"""Runs the door: reads `requests` and `requests.batch`, one request a record, and writes `lookups`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..connectors.crash_points import crash_at
 from ..pipeline.ingest import BadRequest, Door, admit
@@ -23,6 +24,7 @@ class IngestStage:
         """
         self._out = outbox
         self._door = door
+        self._bulk_door = replace(door, default_lane=Lane.BATCH) if door.priority_lanes else door
         self._now = now
         self._tenants = tenants
         self._default_tenant = default_tenant
@@ -44,7 +46,8 @@ class IngestStage:
         except UnicodeDecodeError:
             raise DeadLetter("the header `tenant` is not UTF-8", error_class="no_tenant") from None
         try:
-            request = admit(event.value, tenant, now, self._door)
+            door = self._bulk_door if event.topic == self._out.topics.bulk_requests else self._door
+            request = admit(event.value, tenant, now, door)
         except BadRequest as error:
             await self._refuse(tenant, error, now)
             raise DeadLetter(str(error), error_class=error.code) from error

@@ -1,22 +1,23 @@
 """Runs the ledger: owns its partitions, replays them, writes intents behind the fence and outcomes past it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
 from ..connectors.fenced_log import FencedAppend
 from ..connectors.ledger_log import LedgerReader
-from ..pipeline.errors import Stale, Unavailable
+from ..pipeline.errors import Stale, StoreFailed, Unavailable
 from ..pipeline.flights import FlightIndex
 from ..pipeline.held import parse
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
 from ..schemas.ledger import BatchPrepared, Completion, Failure, Intent, LedgerRecord, Parked
 from ..schemas.requests import Call
-from .packer import Append, Now, Packer
+from .packer import MAX_MEMBERS, Append, Now, Packer
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,7 @@ UNKNOWN = 2**62
 """Offset of a record that is durable, but where is not known until it is read back: larger than any real one."""
 
 Sleep = Callable[[float], Awaitable[None]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +119,24 @@ class LedgerStage:
         sleep: Sleep,
         new_epoch: Callable[[], str],
         settings: LedgerSettings = LedgerSettings(),
+        max_members: Callable[[], int] = lambda: MAX_MEMBERS,
+        end_worker: Callable[[Exception], object] = lambda _: None,
     ) -> None:
-        """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition."""
+        """`append` is awaited until the broker has the record; `index` opens the local checkpoint of a partition. `end_worker` is told
+        that a checkpoint can't be written."""
         self._topic = topic
         self._fenced = fenced
         self._reader = reader
-        self._packer: Packer[LedgerRecord] = Packer(append, topic, packets.ledger)
+        self._packer: Packer[LedgerRecord] = Packer(append, topic, packets.ledger, max_members=max_members)
         self._index = index
         self._now, self._sleep, self._new_epoch = now, sleep, new_epoch
         self._settings = settings
+        self._end_worker = end_worker
         self._owned: dict[int, OwnedLedger] = {}
         self._wanted: set[int] = set()
         self._retaking: set[asyncio.Task[None]] = set()
         self._fencing: dict[int, asyncio.Task[OwnedLedger | None]] = {}
+        self._dropping: dict[int, asyncio.Task[None]] = {}
         self._ready: dict[int, asyncio.Event] = {}
 
     # --- ownership ---------------------------------------------------------------------------------------------------
@@ -143,7 +150,7 @@ class LedgerStage:
     async def _take(self, partition: int) -> None:
         # A task of its own: were taking the fence cut short, its thread would still fence whoever comes after us.
         fencing = self._fencing[partition] = asyncio.create_task(self._fence(partition))
-        fencing.add_done_callback(lambda _: self._fencing.pop(partition, None))
+        fencing.add_done_callback(lambda done: _forget(self._fencing, partition, done))
         owned = await asyncio.shield(fencing)
         if owned is None:
             return
@@ -154,6 +161,9 @@ class LedgerStage:
             self._ready_event(partition).set()
 
     async def _fence(self, partition: int) -> OwnedLedger | None:
+        dropping = self._dropping.get(partition)
+        if dropping is not None:
+            await asyncio.wait([dropping])  # its files are still open
         while partition in self._wanted:
             try:
                 await self._fenced.acquire(partition)
@@ -183,7 +193,7 @@ class LedgerStage:
                         return
                     self._learn_packet(owned, offset, value)
                     if owned.ledger.unsaved >= 10 * self._settings.checkpoint_rows:
-                        owned.ledger.checkpoint()
+                        self._checkpoint(owned)
                 owned.read_ms = begun_ms
                 return
             except Unavailable as error:
@@ -209,6 +219,13 @@ class LedgerStage:
         self._wanted -= gone
         await asyncio.gather(*(self._drop(p) for p in gone))
 
+    async def _drop(self, partition: int) -> None:
+        # A task of its own: a rebalance cuts short whoever told us of the last one, and half a drop leaves files open for ever.
+        before = [task for task in (self._dropping.get(partition), self._fencing.get(partition)) if task is not None]
+        dropping = self._dropping[partition] = asyncio.create_task(self._give_up(partition, before))
+        dropping.add_done_callback(lambda done: _forget(self._dropping, partition, done))
+        await asyncio.shield(dropping)
+
     async def close(self) -> None:
         """Gives up all partitions; what the next owner needs of them is saved."""
         for task in self._retaking:
@@ -217,10 +234,9 @@ class LedgerStage:
         await self.revoked(self._wanted)
         await self._reader.close()
 
-    async def _drop(self, partition: int) -> None:
-        fencing = self._fencing.get(partition)
-        if fencing is not None:
-            await asyncio.wait([fencing])
+    async def _give_up(self, partition: int, before: "Sequence[asyncio.Task[Any]]") -> None:
+        if before:
+            await asyncio.wait(before)
         owned = self._owned.pop(partition, None)
         # Whoever waits for the partition learns that it is gone.
         event = self._ready.pop(partition, None)
@@ -230,7 +246,10 @@ class LedgerStage:
             return
         owned.lose(Stale(f"partition {partition} of {self._topic} was given up: nothing more is paid for it here"))
         await self._fenced.release(partition)
-        owned.ledger.checkpoint()
+        try:
+            owned.ledger.checkpoint()
+        except Exception as error:  # rocksdict raises bare Exception
+            log.warning("the ledger's last checkpoint is not saved; the next owner reads more of the topic", reason=str(error))
         owned.index.close()
 
     def _lost(self, owned: OwnedLedger, why: Stale) -> None:
@@ -287,7 +306,10 @@ class LedgerStage:
         # More members of this packet may follow: only what lies before it is complete.
         owned.ledger.advance(offset - 1)
         self._save_sometimes(owned)
-        owned.ledger.apply(record, offset)
+        if not isinstance(record, Intent | BatchPrepared) or record.epoch == owned.owner.epoch:
+            owned.ledger.apply(record, offset)
+        # Else it is a predecessor's intent: the replay has brought all that were committed. This reader sees those that were rolled
+        # back, too, and they were never sent.
         owned.tell(getattr(record, "flight", None))
         return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
 
@@ -352,5 +374,22 @@ class LedgerStage:
 
     def _save(self, owned: OwnedLedger) -> None:
         owned.saved_ms = self._now()
-        owned.ledger.checkpoint()
+        self._checkpoint(owned)
         owned.ledger.expire(owned.saved_ms - self._settings.horizon_ms)
+
+    def _checkpoint(self, owned: OwnedLedger) -> None:
+        try:
+            owned.ledger.checkpoint()
+        except Exception as error:  # rocksdict raises bare Exception
+            failed = StoreFailed(
+                f"the checkpoint of ledger partition {owned.partition} can't be written ({error}); nothing is lost, the topic has all of "
+                "it; free or enlarge the disk, then start the worker again"
+            )
+            self._end_worker(failed)
+            raise failed from error
+
+
+def _forget(tasks: dict[int, "asyncio.Task[T]"], partition: int, done: "asyncio.Task[T]") -> None:
+    """A younger one may have taken its place."""
+    if tasks.get(partition) is done:
+        del tasks[partition]

@@ -1,46 +1,25 @@
 """How many calls may be under way, and how fast they may begin.
 
     per lane    so many calls in flight: a full batch lane never takes an express permit
-    per model   so many in flight, requests per minute, tokens per minute; a pause when the provider says so
+    per model   so many in flight; none while its circuit breaker is open
+    per key     of a model's provider: requests and tokens per minute; a pause when the provider says so
 
 Waiting calls of one model begin in the order express, standard, batch, and within a lane tenant by tenant, so that a
-flood of one tenant does not starve another. Rates are paced (a generic cell rate algorithm, ITU-T I.371, one for requests
-and one for tokens), not counted by the minute: a provider that counts over a sliding window sees no burst.
+flood of one tenant does not starve another. A call takes the key that is ready, of several the one with fewest calls under way. How
+fast a key may be used is settled in `pipeline/rates.py`, whether a model is well in `pipeline/breaker.py`.
 """
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..pipeline.breaker import Breaker, BreakerPolicy, State
 from ..pipeline.models import Model
+from ..pipeline.rates import BLIND_USE, KeyRates, Kind, RateSeen, amounts
 from ..schemas.record import Lane
 
 _ORDER = (Lane.EXPRESS, Lane.STANDARD, Lane.BATCH)
-
-
-class Pace:
-    """Spaces out amounts so that their rate stays below a limit. Times in seconds of one monotonic clock."""
-
-    def __init__(self, per_minute: int, *, share: float = 1.0, use: float = 0.98, burst_s: float = 0.5) -> None:
-        """`share`: our part of the limit. `use`: what we dare to use of it, since clocks and counting differ. `burst_s`:
-        how much unused time may be caught up, so that a busy event loop costs no throughput."""
-        self._per_minute, self._use, self._burst = per_minute, use, burst_s
-        self._free_at = float("-inf")
-        self.set_share(share)
-
-    def set_share(self, share: float) -> None:
-        self._per_second = max(self._per_minute * self._use * share / 60, 1e-9)
-
-    def ready_at(self) -> float:
-        return self._free_at
-
-    def take(self, amount: float, now: float) -> None:
-        self._free_at = max(self._free_at, now - self._burst) + amount / self._per_second
-
-    def give_back(self, amount: float) -> None:
-        """What was taken and not used; negative where more was used."""
-        self._free_at -= amount / self._per_second
 
 
 class _Queue:
@@ -73,8 +52,24 @@ class _Queue:
 class _Waiter:
     lane: Lane
     tenant: str
-    tokens: float
+    estimated: dict[Kind, float]
     granted: "asyncio.Future[None]"
+    began: float = 0.0
+    key: int = 0
+    taken: dict[Kind, float] = field(default_factory=dict)
+    probe: bool = False
+
+
+@dataclass(slots=True)
+class _Key:
+    """One key of the model's provider."""
+
+    rates: KeyRates
+    in_flight: int = 0
+    paused_until: float = float("-inf")
+
+    def ready_at(self) -> float:
+        return max(self.paused_until, self.rates.ready_at())
 
 
 @dataclass(slots=True)
@@ -82,32 +77,53 @@ class _Gate:
     """The limits of one model."""
 
     model: Model
-    requests: Pace | None
-    tokens: Pace | None
+    keys: list[_Key]
+    breaker: Breaker
     queue: _Queue = field(default_factory=_Queue)
     in_flight: int = 0
-    usual: float = 1.0
-    """Tokens used per token estimated, a running mean: what is reserved for a call that has not ended."""
-    paused_until: float = float("-inf")
     alarm: "asyncio.Task[None] | None" = None
+    alarm_at: float = 0.0
 
     def ready_at(self) -> float:
-        return max(self.paused_until, *(pace.ready_at() for pace in (self.requests, self.tokens) if pace is not None), float("-inf"))
+        return max(self.breaker.ready_at(), min(key.ready_at() for key in self.keys))
+
+    def next_key(self, now: float) -> int:
+        """Of those that are ready the one with the fewest calls under way."""
+        ready = [i for i, key in enumerate(self.keys) if key.ready_at() <= now]
+        return min(ready, key=lambda i: self.keys[i].in_flight)
 
 
 class Permit:
-    """The right to make one call; `release` it once the call is over."""
+    """The right to make one call with one key; `release` it once the call is over, after saying what came of it."""
 
-    def __init__(self, tokens: int, give_up: Callable[["Permit"], None]) -> None:
-        self.tokens = tokens
-        self.used_tokens: int | None = None
-        """Set it when the usage is known: the difference to the estimate is given back."""
+    def __init__(self, key: int, give_up: Callable[["Permit"], None]) -> None:
+        self.key = key
+        """Number of the provider's key to call with."""
+        self.used: tuple[int, int] | None = None
+        """Tokens of input and output, when they are known: the difference to the estimate is given back."""
+        self.rates: Sequence[RateSeen] = ()
+        """What the reply says about the limits."""
+        self.well: bool | None = None
+        """What the call says about its model; see `pipeline.breaker.verdict`."""
+        self.rate_limited = False
         self._give_up: Callable[[Permit], None] | None = give_up
 
     def release(self) -> None:
         if self._give_up is not None:
             give_up, self._give_up = self._give_up, None
             give_up(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One model, for people."""
+
+    model: str
+    breaker: State
+    opened: int
+    waiting: bool
+    limits: dict[str, float]
+    """Per minute, over all keys."""
 
 
 class Limits:
@@ -119,11 +135,16 @@ class Limits:
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        use: float = 0.98,
+        use: float = BLIND_USE,
+        keys: Mapping[str, int] | None = None,
+        careful: Collection[str] = (),
+        breaker: BreakerPolicy | None = None,
     ) -> None:
-        """`permits`: calls in flight by lane. `clock`: monotonic seconds. `use`: see `Pace`."""
+        """`permits`: calls in flight by lane. `clock`: monotonic seconds. `use`: see `Pace`. `keys`: by provider, where it has more than
+        one. `careful`: providers that will say what their limits are, see `KeyRates`."""
         self._permits = dict(permits)
         self._clock, self._sleep, self._use = clock, sleep, use
+        self._keys, self._careful, self._breaker = dict(keys or {}), frozenset(careful), breaker or BreakerPolicy()
         self._in_flight = dict.fromkeys(Lane, 0)
         self._gates: dict[str, _Gate] = {}
         self._share = 1.0
@@ -142,51 +163,83 @@ class Limits:
             return
         self._share = share
         for gate in self._gates.values():
-            for pace in (gate.requests, gate.tokens):
-                if pace is not None:
-                    pace.set_share(share)
+            for key in gate.keys:
+                key.rates.set_share(share)
 
-    def pause(self, model: Model, seconds: float) -> None:
-        """No call of this model begins for so long: its provider said so to one of them."""
-        gate = self._gate(model)
-        gate.paused_until = max(gate.paused_until, self._clock() + seconds)
+    def pause(self, model: Model, seconds: float, key: int = 0) -> None:
+        """No call of this model begins with this key for so long: its provider said so to one of them."""
+        paused = self._gate(model).keys[key]
+        paused.paused_until = max(paused.paused_until, self._clock() + seconds)
 
-    async def acquire(self, model: Model, lane: Lane, tenant: str, tokens: int) -> Permit:
-        """Waits for a permit of this lane and model; `tokens`: the estimate of input and output."""
+    def keys_of(self, model: Model) -> int:
+        return self._keys.get(model.provider, 1)
+
+    def rests(self, model: Model) -> bool:
+        """Is its circuit breaker open, so that another model should be asked?"""
+        gate = self._gates.get(model.name)
+        return gate is not None and gate.breaker.ready_at() > self._clock()
+
+    def waits(self, lane: Lane) -> bool:
+        """Do calls of this lane wait for a permit?"""
+        return any(gate.queue.waits(lambda other: other is lane) for gate in self._gates.values())
+
+    def health(self) -> list[Health]:
+        """The models that were asked so far."""
+        now = self._clock()
+        return [
+            Health(name, gate.breaker.state(now), gate.breaker.opened, gate.queue.waits(lambda _: True), _limits_of(gate))
+            for name, gate in sorted(self._gates.items())
+        ]
+
+    async def acquire(self, model: Model, lane: Lane, tenant: str, tokens: int, output_tokens: int = 0) -> Permit:
+        """Waits for a permit of this lane and model. `tokens`: the estimate of input and output, of which `output_tokens` are output."""
         gate = self._gate(model)
-        waiter = _Waiter(lane, tenant, tokens, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(lane, tenant, amounts(tokens - output_tokens, output_tokens), asyncio.get_running_loop().create_future())
         gate.queue.put(waiter)
         self._pump(gate)
         try:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():
-                self._release(gate, lane)
+                gate.breaker.gone(probe=waiter.probe)
+                self._release(gate, waiter)
             raise
-        return Permit(tokens, lambda permit: self._return(gate, waiter, permit))
+        return Permit(waiter.key, lambda permit: self._return(gate, waiter, permit))
 
     def _return(self, gate: _Gate, waiter: _Waiter, permit: Permit) -> None:
-        if gate.tokens is not None and permit.used_tokens is not None:
-            gate.tokens.give_back(waiter.tokens - permit.used_tokens)
-            if permit.used_tokens and permit.tokens:
-                gate.usual += 0.05 * (permit.used_tokens / permit.tokens - gate.usual)
-        self._release(gate, waiter.lane)
+        now, key = self._clock(), gate.keys[waiter.key]
+        used = None if permit.used is None else amounts(*permit.used)
+        key.rates.settle(waiter.taken, waiter.estimated, used)
+        if permit.well is not None or permit.rate_limited:
+            key.rates.heard()
+        if permit.rates:
+            key.rates.observe(permit.rates, now, now - waiter.began)
+        if permit.rate_limited:
+            key.rates.refused(now)
+        if permit.well is None:
+            gate.breaker.gone(probe=waiter.probe)
+        elif permit.well:
+            gate.breaker.succeeded(probe=waiter.probe)
+        else:
+            gate.breaker.failed(now, probe=waiter.probe)
+        self._release(gate, waiter)
 
     def _gate(self, model: Model) -> _Gate:
         gate = self._gates.get(model.name)
         if gate is None:
-            rpm, tpm = model.requests_per_minute, model.tokens_per_minute
-            requests = None if rpm is None else Pace(rpm, share=self._share, use=self._use)
-            tokens = None if tpm is None else Pace(tpm, share=self._share, use=self._use)
-            gate = self._gates[model.name] = _Gate(model, requests, tokens)
+            configured: dict[Kind, float | None] = {"requests": model.requests_per_minute, "tokens": model.tokens_per_minute}
+            careful = model.provider in self._careful
+            keys = [_Key(KeyRates(configured, share=self._share, use=self._use, careful=careful)) for _ in range(self.keys_of(model))]
+            gate = self._gates[model.name] = _Gate(model, keys, Breaker(self._breaker))
         return gate
 
     def _open(self, lane: Lane) -> bool:
         return self._in_flight[lane] < self._permits[lane]
 
-    def _release(self, gate: _Gate, lane: Lane) -> None:
+    def _release(self, gate: _Gate, waiter: _Waiter) -> None:
         gate.in_flight -= 1
-        self._in_flight[lane] -= 1
+        gate.keys[waiter.key].in_flight -= 1
+        self._in_flight[waiter.lane] -= 1
         # The lane's permit may be what another model's calls were waiting for.
         self._pump(gate)
         for other in self._gates.values():
@@ -198,25 +251,46 @@ class Limits:
             now = self._clock()
             wait = gate.ready_at() - now
             if wait > 0:
+                for key in gate.keys:
+                    key.rates.held()
                 self._set_alarm(gate, wait)
                 return
             waiter = gate.queue.pop(self._open)
             if waiter is None:
                 return
-            gate.in_flight += 1
-            self._in_flight[waiter.lane] += 1
-            if gate.requests is not None:
-                gate.requests.take(1, now)
-            if gate.tokens is not None:
-                waiter.tokens *= gate.usual
-                gate.tokens.take(waiter.tokens, now)
+            self._begin(gate, waiter, now)
             waiter.granted.set_result(None)
 
+    def _begin(self, gate: _Gate, waiter: _Waiter, now: float) -> None:
+        waiter.key, waiter.began = gate.next_key(now), now
+        key = gate.keys[waiter.key]
+        gate.in_flight += 1
+        key.in_flight += 1
+        self._in_flight[waiter.lane] += 1
+        waiter.probe = gate.breaker.began()
+        waiter.taken = key.rates.take(waiter.estimated, now)
+
     def _set_alarm(self, gate: _Gate, wait: float) -> None:
-        if gate.alarm is None:
-            gate.alarm = asyncio.create_task(self._ring(gate, wait))
+        """Where a call that tries is under way (`wait` is infinite), its end is waited for, and nothing else."""
+        if wait == float("inf"):
+            return
+        at = self._clock() + wait
+        if gate.alarm is not None:
+            if at >= gate.alarm_at:
+                return
+            gate.alarm.cancel()
+        gate.alarm_at = at
+        gate.alarm = asyncio.create_task(self._ring(gate, wait))
 
     async def _ring(self, gate: _Gate, wait: float) -> None:
         await self._sleep(wait)
         gate.alarm = None
         self._pump(gate)
+
+
+def _limits_of(gate: _Gate) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key in gate.keys:
+        for pace in key.rates.paces:
+            found[pace.kind] = found.get(pace.kind, 0.0) + pace.per_minute
+    return found

@@ -1,10 +1,13 @@
 """Every metric of a worker, by name, in one place. Dollars here are floats for charts; the bill is in `cost_events`."""
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Iterable
+
+from prometheus_client import Counter, Gauge, Histogram
 
 from ..schemas.costs import CostEvent
 from ..schemas.record import PICO_PER_USD
 from ..schemas.responses import ResponseLine
+from .limits import Health
 
 RESPONSES = Counter("inference_responses", "Responses written, redelivered ones included.", ["tier", "outcome"])
 LATENCY = Histogram(
@@ -18,6 +21,10 @@ TOKENS = Counter("inference_tokens", "Tokens of paid calls.", ["model", "directi
 PAID = Counter("inference_paid_usd", "Paid to providers.", ["model"])
 SAVED = Counter("inference_saved_usd", "Saved, by its one cause; a choice that cost more than it saved adds nothing.", ["cause"])
 DEAD_LETTERS = Counter("inference_dead_letters", "Records that can't be processed.", ["topic", "error_class"])
+
+BREAKER = Gauge("inference_circuit_breaker_state", "0 closed, 1 half open, 2 open: the model is not asked.", ["model"])
+BREAKER_OPENED = Gauge("inference_circuit_breaker_opened", "How often the model's breaker has opened since the worker began.", ["model"])
+LIMIT = Gauge("inference_provider_limit_per_minute", "As configured or as the provider says, over all keys.", ["model", "kind"])
 
 CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")
 
@@ -39,3 +46,12 @@ def observe_cost(event: CostEvent) -> None:
         saved: int = getattr(event, f"saved_{cause}_pico")
         if saved > 0:
             SAVED.labels(cause).inc(saved / PICO_PER_USD)
+
+
+def observe_models(models: Iterable[Health]) -> None:
+    """Looked at when somebody asks: these say how things are, not how often they happened."""
+    for health in models:
+        BREAKER.labels(health.model).set(("closed", "half_open", "open").index(health.breaker))
+        BREAKER_OPENED.labels(health.model).set(health.opened)
+        for kind, limit in health.limits.items():
+            LIMIT.labels(health.model, kind).set(limit)

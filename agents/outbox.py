@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,11 +11,11 @@ from ..schemas.answers import AnswerRecord, VectorRecord
 from ..schemas.costs import CostEvent
 from ..schemas.packets import answers, calls, costs, lookups, misses, vectors
 from ..schemas.record import Lane, Record
-from ..schemas.requests import Call, Identity, Lookup, Miss
+from ..schemas.requests import Call, Identity, Lookup, Miss, Request
 from ..schemas.responses import ResponseLine
 from ..schemas.topics import Topics
 from .metrics import observe_cost, observe_response
-from .packer import WAIT_S, Append, Packer, settle
+from .packer import MAX_MEMBERS, WAIT_S, Append, Packer, settle
 
 R = TypeVar("R", bound=Record)
 
@@ -24,6 +25,7 @@ class Packers:
     """One packer per internal topic."""
 
     lookups: Packer[Lookup]
+    bulk_lookups: Packer[Lookup]
     misses: dict[Lane, Packer[Miss]]
     calls: dict[Lane, Packer[Call]]
     answers: Packer[AnswerRecord]
@@ -34,17 +36,20 @@ class Packers:
 class Outbox:
     """All edges of one worker. Partitions follow from fingerprint and scope, so every worker computes the same."""
 
-    def __init__(self, append: Append, topics: Topics, partitions: int) -> None:
+    def __init__(self, append: Append, topics: Topics, partitions: int, max_members: Callable[[], int] = lambda: MAX_MEMBERS) -> None:
+        """`max_members`: of a packet that is made now."""
         self.append = append
         self.topics = topics
         self.partitions = partitions
         self.packers = Packers(
-            lookups=Packer(append, topics.lookups, lookups),
-            misses={lane: Packer(append, topics.misses(lane), misses) for lane in Lane},
-            calls={lane: Packer(append, topics.calls(lane), calls) for lane in Lane},
-            answers=Packer(append, topics.answers, answers),
+            lookups=Packer(append, topics.lookups, lookups, max_members=max_members),
+            bulk_lookups=Packer(append, topics.bulk_lookups, lookups, max_members=max_members),
+            misses={lane: Packer(append, topics.misses(lane), misses, max_members=max_members) for lane in Lane},
+            calls={lane: Packer(append, topics.calls(lane), calls, max_members=max_members) for lane in Lane},
+            answers=Packer(append, topics.answers, answers, max_members=max_members),
             vectors=Packer(append, topics.vectors, vectors),
-            costs=Packer(append, topics.costs, costs),
+            # Read by the sink alone, in a process of its own: larger inserts are cheaper, and nobody waits for them.
+            costs=Packer(append, topics.costs, costs, max_members=lambda: 256),
         )
 
     def batch(self) -> "Sends":
@@ -62,15 +67,17 @@ class Sends:
 
     def lookup(self, lookup: Lookup) -> "asyncio.Future[int]":
         fingerprint = lookup.follow.fingerprint if lookup.follow else lookup.request.fingerprint
-        return self._put(self._box.packers.lookups, fingerprint, lookup, WAIT_S[lookup.request.lane])
+        lane, packers = lookup.request.lane, self._box.packers
+        packer = packers.bulk_lookups if lane is Lane.BATCH else packers.lookups
+        return self._put(packer, fingerprint, lookup, WAIT_S[lane], lookup.request)
 
     def miss(self, miss: Miss) -> "asyncio.Future[int]":
         lane = miss.request.lane
-        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane])
+        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane], miss.request)
 
     def call(self, call: Call) -> "asyncio.Future[int]":
         lane = call.request.lane
-        return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane])
+        return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane], call.request)
 
     def answer(self, record: AnswerRecord, lane: Lane) -> "asyncio.Future[int]":
         return self._put(self._box.packers.answers, record.fingerprint, record, WAIT_S[lane])
@@ -89,8 +96,10 @@ class Sends:
         value = line.model_dump_json().encode()
         self._futures.append(asyncio.ensure_future(self._box.append(self._box.topics.responses, identity.key, value)))
 
-    def _put(self, packer: Packer[R], digest: str, member: R, wait_s: float) -> "asyncio.Future[int]":
-        return self._keep(packer.put(partition_of(digest, self._box.partitions), member, wait_s))
+    def _put(self, packer: Packer[R], digest: str, member: R, wait_s: float, request: Request | None = None) -> "asyncio.Future[int]":
+        """`request`: whose tenant has packets of its own on this topic, so that tenants can take turns at it."""
+        key = None if request is None else request.identity.tenant.encode()
+        return self._keep(packer.put(partition_of(digest, self._box.partitions), member, wait_s, key))
 
     def _keep(self, future: "asyncio.Future[int]") -> "asyncio.Future[int]":
         self._futures.append(future)

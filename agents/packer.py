@@ -12,6 +12,16 @@ R = TypeVar("R", bound=Record)
 WAIT_S: dict[Lane, float] = {Lane.EXPRESS: 0.002, Lane.STANDARD: 0.015, Lane.BATCH: 0.1}
 """How long a member of a lane may wait for company at one hop while packets of its partition are flowing."""
 
+MAX_PLACES = 1024
+"""Whose last packets are remembered, at most."""
+
+_Place = tuple[int, bytes | None]
+"""Partition and key."""
+
+
+MAX_MEMBERS = 64
+"""Of a packet; beyond 64 the cost of a member hardly falls."""
+
 
 class Append(Protocol):
     """Appends one record; returns its offset after the broker's acknowledgement."""
@@ -39,57 +49,76 @@ class Packer(Generic[R]):
     so that a quiet pipeline is quick and a busy one efficient.
     """
 
-    def __init__(self, append: Append, topic: str, codec: PacketCodec[R], *, max_members: int = 256, max_bytes: int = 512 * 1024) -> None:
+    def __init__(
+        self,
+        append: Append,
+        topic: str,
+        codec: PacketCodec[R],
+        *,
+        max_members: Callable[[], int] = lambda: MAX_MEMBERS,
+        max_bytes: int = 512 * 1024,
+    ) -> None:
+        """A packet is handled in one piece, and nobody else's turn comes meanwhile: `max_members` is asked for each."""
         self._append = append
         self._topic = topic
         self._codec = codec
         self._max_members = max_members
         self._max_bytes = max_bytes
-        self._open: dict[int, _Open] = {}
-        self._last: dict[int, float] = {}
+        self._open: dict[_Place, _Open] = {}
+        self._last: dict[_Place, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def put(self, partition: int, member: R, wait_s: float) -> "asyncio.Future[int]":
-        """Adds a member; the future is done when the broker has acknowledged its packet. Shield it: members share it."""
+    def put(self, partition: int, member: R, wait_s: float, key: bytes | None = None) -> "asyncio.Future[int]":
+        """Adds a member; the future is done when the broker has acknowledged its packet. Shield it: members share it.
+
+        Only members of one `key` share a packet, which is its record's key.
+        """
+        place = partition, key
         loop = asyncio.get_running_loop()
         data = self._codec.encode_one(member)
-        packet = self._open.get(partition)
+        packet = self._open.get(place)
         if packet is not None and packet.size + len(data) > self._max_bytes:
-            self._flush(partition)
+            self._flush(place)
             packet = None
         if packet is None:
-            packet = self._open[partition] = _Open(loop.create_future())
+            packet = self._open[place] = _Open(loop.create_future())
         packet.members.append(data)
         packet.size += len(data)
-        if len(packet.members) >= self._max_members or packet.size >= self._max_bytes:
-            self._flush(partition)
+        if len(packet.members) >= self._max_members() or packet.size >= self._max_bytes:
+            self._flush(place)
         else:
-            self._schedule(loop, partition, packet, wait_s)
+            self._schedule(loop, place, packet, wait_s)
         return packet.done
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop, partition: int, packet: _Open, wait_s: float) -> None:
-        when = max(loop.time(), self._last.get(partition, 0.0) + wait_s)
+    def _schedule(self, loop: asyncio.AbstractEventLoop, place: _Place, packet: _Open, wait_s: float) -> None:
+        when = max(loop.time(), self._last.get(place, 0.0) + wait_s)
         if when >= packet.when:
             return
         if packet.timer is not None:
             packet.timer.cancel()
         packet.when = when
-        packet.timer = loop.call_at(when, self._flush, partition)
+        packet.timer = loop.call_at(when, self._flush, place)
 
-    def _flush(self, partition: int) -> None:
-        packet = self._open.pop(partition, None)
+    def _flush(self, place: _Place) -> None:
+        packet = self._open.pop(place, None)
         if packet is None:
             return
         if packet.timer is not None:
             packet.timer.cancel()
-        self._last[partition] = asyncio.get_running_loop().time()
-        task = asyncio.ensure_future(self._send(partition, packet))
+        self._remember(place)
+        task = asyncio.ensure_future(self._send(place, packet))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, partition: int, packet: _Open) -> None:
+    def _remember(self, place: _Place) -> None:
+        now = self._last[place] = asyncio.get_running_loop().time()
+        if len(self._last) > MAX_PLACES:
+            self._last = {place: at for place, at in self._last.items() if now - at < max(WAIT_S.values())}
+
+    async def _send(self, place: _Place, packet: _Open) -> None:
+        partition, key = place
         try:
-            offset = await self._append(self._topic, None, join(packet.members), partition=partition)
+            offset = await self._append(self._topic, key, join(packet.members), partition=partition)
         except BaseException as error:
             if not packet.done.done():
                 packet.done.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError("the worker is stopping"))

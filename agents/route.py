@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ..connectors.crash_points import crash_at
 from ..pipeline import vectors
 from ..pipeline.errors import EngineError
+from ..pipeline.ports import Vector
 from ..pipeline.respond import failed
 from ..schemas.answers import ErrorInfo
 from ..schemas.requests import Call, Follow, Lookup, Request, Route
@@ -13,7 +15,13 @@ from .outbox import Outbox, Sends
 from .packer import Now
 from .pending import Group, Pending
 
-Decide = Callable[[Request], Route]
+
+class Decide(Protocol):
+    """One decision; the embedding is the one that the caches made, if they made one."""
+
+    def __call__(self, request: Request, embedding: Vector | None = None) -> Route: ...
+
+
 Sent = Callable[[Sequence[Pending]], None]
 
 
@@ -32,7 +40,7 @@ class RouteStage:
         for group in groups:
             leader = group.leader
             try:
-                route = self._decide(leader.miss.request)
+                route = self._decide(leader.miss.request, leader.vector)
             except EngineError as error:
                 self._refuse(sends, group, error)
                 continue

@@ -1,15 +1,32 @@
 """The router of a worker: its policy from the settings, its prices from the table of the day."""
 
+from bisect import insort
+from collections import deque
+from dataclasses import replace
+
+import structlog
+
+from ..connectors.data_folder import DataFolder
+from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
 from ..pipeline.models import Catalogue, Model
+from ..pipeline.ports import Vector
 from ..pipeline.prices import day_of
-from ..pipeline.route import HeuristicPolicy, features_of, route
+from ..pipeline.prompt_features import feature_rows
+from ..pipeline.quantile import difficulty
+from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, features_of, route
+from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
 from ..schemas.requests import Request, Route
 from .route import Decide
 from .settings import Settings
 from .worker import now_ms
+
+log = structlog.get_logger(__name__)
+
+RECENT = 2_000
+"""Prompts that a new one is ranked among."""
 
 
 def price_now(model: Model, input_tokens: int, output_tokens: int) -> int:
@@ -17,13 +34,55 @@ def price_now(model: Model, input_tokens: int, output_tokens: int) -> int:
     return counterfactual(model, Usage(input_tokens=input_tokens, output_tokens=output_tokens), day_of(now_ms()))
 
 
+class RecentPrompts:
+    """How hard the prompts of this worker looked lately, in order."""
+
+    def __init__(self, size: int = RECENT) -> None:
+        self._size = size
+        self._seen: deque[float] = deque()
+        self.sorted: list[float] = []
+
+    def add(self, features: RouteFeatures) -> None:
+        value = float(difficulty(feature_rows([features.text]))[0])
+        self._seen.append(value)
+        insort(self.sorted, value)
+        if len(self._seen) > self._size:
+            self.sorted.remove(self._seen.popleft())
+
+
+def policy_of(settings: Settings, recent: RecentPrompts) -> RoutingPolicy:
+    """The policy that ROUTING_POLICY names. Raises `ConfigError` where the file of the learned one can't be read."""
+    routing = settings.routing
+    if routing.policy == "heuristic":
+        return HeuristicPolicy(strategy=routing.strategy, cost_weight=routing.cost_weight, weights=Weights(**routing.complexity_weights))
+    cold = QuantilePolicy(Burden(routing.strategy, routing.cost_weight), routing.min_quality, recent.sorted)
+    if routing.policy == "quantile":
+        return cold
+    path = DataFolder(settings.data_dir).root / ROUTER_FILE
+    state = load_router(path)
+    if state is None:
+        log.warning(
+            "nothing is learned yet: the quantile policy routes until `inference-engine bootstrap-router` wrote the file", file=path
+        )
+        return cold
+    if settings.embedding_model is not None or settings.embedding_base_url is not None:
+        # Vectors of another model mean something else.
+        state = replace(state, embedded=None)
+    log.info("the learned policy routes", models=state.models, learned_from=state.rows, note=state.note)
+    return LearnedPolicy(state, cold)
+
+
 def route_with(settings: Settings, catalogue: Catalogue) -> Decide:
     """A decision per request; without fallback only its first model is tried."""
-    routing = settings.routing
-    policy = HeuristicPolicy(strategy=routing.strategy, cost_weight=routing.cost_weight, weights=Weights(**routing.complexity_weights))
+    recent = RecentPrompts()
+    policy = policy_of(settings, recent)
+    ranked = settings.routing.policy != "heuristic"
 
-    def decide(request: Request) -> Route:
-        chosen = route(features_of(request), catalogue, price_now, policy)
-        return chosen if routing.fallback_enabled else chosen.model_copy(update={"models": chosen.models[:1]})
+    def decide(request: Request, embedding: Vector | None = None) -> Route:
+        features = features_of(request)
+        chosen = route(features, catalogue, price_now, policy, embedding)
+        if ranked and features.requested == "auto":
+            recent.add(features)
+        return chosen if settings.routing.fallback_enabled else chosen.model_copy(update={"models": chosen.models[:1]})
 
     return decide

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 _MAPPINGS: Mapping[str, str] = {
     "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
     "TENANT_TOPICS": '{"requests.acme": "acme"}',
+    "ON_AMBIGUOUS_TENANTS": '{"acme": "fail"}',
 }
 """Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -70,9 +71,9 @@ class Settings(BaseSettings):
     home: Path | None = env("INFERENCE_ENGINE_HOME", None, "data folder; unset: the user's")
 
     # Providers
-    openai_api_key: SecretStr | None = env("OPENAI_API_KEY", None, "opens OpenAI's models")
+    openai_api_key: SecretStr | None = env("OPENAI_API_KEY", None, "opens OpenAI's models; several: k1,k2, each with its own limits")
     openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
-    anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models")
+    anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models; several: k1,k2")
     anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
     cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "opens Cohere's models")
     cohere_base_url: str | None = env("COHERE_BASE_URL", None, "another address of Cohere's protocol")
@@ -87,6 +88,9 @@ class Settings(BaseSettings):
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
     embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
     embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
+    embedding_backend: Literal["auto", "torch", "openvino"] = env(
+        "EMBEDDING_BACKEND", "auto", "auto | torch | openvino: what runs the model; auto is OpenVINO where it is installed"
+    )
     embedding_threads: int | None = env("EMBEDDING_THREADS", None, "threads of the embedder in one worker; unset: all cores", ge=1)
 
     # Promises
@@ -95,9 +99,16 @@ class Settings(BaseSettings):
     give_up_seconds: float = env(
         "GIVE_UP_SECONDS", 600.0, "so long a request is tried while its provider can't be reached", ge=0, le=86_400, allow_inf_nan=False
     )
-    max_in_flight: int = env("MAX_IN_FLIGHT", 512, "provider calls at once, per worker", ge=1, le=100_000)
+    max_in_flight: int = env("MAX_IN_FLIGHT", 2048, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
+    hedge_after_seconds: float | None = env(
+        "HEDGE_AFTER_SECONDS", None, "an unanswered call of HEDGE_TENANTS is made a second time; unset: never", gt=0, le=3600
+    )
+    hedge_tenants: str = env("HEDGE_TENANTS", "", "tenants that allow to pay twice for the sake of time, separated by commas; *: all")
+    on_ambiguous_tenants: Mapping[str, Literal["retry", "fail"]] = env(
+        "ON_AMBIGUOUS_TENANTS", {}, 'tenants that want it otherwise than ON_AMBIGUOUS says, JSON: {"acme": "fail"}'
+    )
     tenant_topics: Mapping[str, str] = env(
         "TENANT_TOPICS", {}, 'requests topics that one tenant writes to by itself, JSON: {"requests.acme": "acme"}'
     )
@@ -268,6 +279,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """In clear, for whoever sends it."""
+    return value.get_secret_value() if value is not None else None
 
 
 def redacted(value: Any) -> Any:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..pipeline.lanes import LawName
+
 DEFAULT_WEIGHTS: Mapping[str, float] = {"length": 0.2, "reasoning": 0.3, "domain": 0.2, "context": 0.15, "output": 0.15}
 
 
@@ -25,7 +27,9 @@ class BatchingConfig(Group):
     min_size: int = env("BATCH_MIN_SIZE", 4, "the standard lane gathers at least so many requests while its wait allows", ge=1)
     max_size: int = env("BATCH_MAX_SIZE", 64, "the most requests gathered at once", ge=1, le=1024)
     max_wait_ms: int = env("BATCH_MAX_WAIT_MS", 50, "the longest gathering in the standard lane, ms", ge=0, le=60_000)
-    target_latency_p95: int = env("BATCH_TARGET_LATENCY_P95", 100, "gathering shrinks above this p95, ms", ge=1)
+    target_latency_p95: int = env(
+        "BATCH_TARGET_LATENCY_P95", 100, "the batch lane slows down where the others would take longer in here, p95, ms", ge=1
+    )
     enable_semantic_grouping: bool = env(
         "BATCH_ENABLE_SEMANTIC_GROUPING", True, "send similar requests of a scope together, and near-identical ones once"
     )
@@ -34,6 +38,7 @@ class BatchingConfig(Group):
     )
     priority_lanes: bool = env("BATCH_PRIORITY_LANES", True, "false: every request takes the standard lane")
     express_max_wait_ms: int = env("BATCH_EXPRESS_MAX_WAIT_MS", 10, "the longest gathering in the express lane, ms", ge=0, le=60_000)
+    lane_law: LawName = env("BATCH_LANE_LAW", "gradient", "how: gradient, multiplicative or fixed (never)")
     batch_max_wait_ms: int = env("BATCH_LANE_MAX_WAIT_MS", 200, "the longest gathering in the batch lane, ms", ge=0, le=60_000)
 
     @model_validator(mode="after")
@@ -82,6 +87,12 @@ class ProviderBatchConfig(Group):
 class RoutingConfig(Group):
     """Which model answers `auto`, and what happens when one fails."""
 
+    policy: Literal["heuristic", "quantile", "learned"] = env(
+        "ROUTING_POLICY", "heuristic", "how `auto` is decided: complexity score, rank among recent prompts, or learned from scored answers"
+    )
+    min_quality: float = env(
+        "ROUTING_MIN_QUALITY", 0.95, "share of the best model's quality that quantile and learned keep", gt=0, le=1, allow_inf_nan=False
+    )
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")

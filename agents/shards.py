@@ -128,9 +128,15 @@ class Shards:
         await asyncio.gather(*opening, return_exceptions=True)
         gone = [(p, self._shards.pop(p)) for p in partitions if p in self._shards]
         self._tail.assign(dict.fromkeys(self._shards, 0))
-        for partition, shard in gone:
+        loop = asyncio.get_running_loop()
+        for partition, _ in gone:
             self._keeper.drop(partition)
-            await asyncio.get_running_loop().run_in_executor(self._pool, shard.index.close)
+        # All at once: a rebalance may cut this short, and an index that stays open can't be opened again.
+        closing = [loop.run_in_executor(self._pool, shard.index.close) for _, shard in gone]
+        if closing:
+            await asyncio.wait(closing)
+            for closed in closing:
+                closed.result()
 
     def apply(self, partition: int, value: bytes | None) -> None:
         """Takes one packet of the topic."""

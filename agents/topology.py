@@ -15,6 +15,9 @@
       -> responses            [tenant, job, custom_id]
     every stage -> costs                     sink      ClickHouse (a process of its own, agents/sink_worker.py)
 
+LANE is express, standard or batch. The batch lane has a door and lookups of its own, `requests.batch` and `lookups.batch`, read by the same
+stages, and its packets begin as the others' latency allows (agents/throttle.py): a job of a million rows stands before nobody.
+
 An edge is a topic where the key or the pace changes, else an in-memory channel: then the source is released after the next durable write.
 """
 
@@ -35,8 +38,12 @@ from .metrics import DEAD_LETTERS
 from .pending import Group, Pending
 from .respond import RespondStage
 from .route import RouteStage, guarded
-from .safe import DeadLetter, Delivered, SafeApp, consume, items, send_through
+from .safe import DeadLetter, Delivered, Gate, SafeApp, Turns, consume, items, send_through
 from .semantic import SemanticStage
+from .throttle import Throttle
+
+AT_ONCE = {"ingest": 16}
+"""Records begun in one pass of the event loop; of packets one, since it holds dozens of requests."""
 
 Handle = Callable[[Delivered], Awaitable[None]]
 
@@ -57,6 +64,15 @@ class Stages:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """Of a stage."""
+
+    records: int
+    bytes: int | None = None
+    """None: in the order of arrival, and no matter whose."""
+
+
+@dataclass(frozen=True, slots=True)
 class Channels:
     """The in-memory edges."""
 
@@ -66,17 +82,31 @@ class Channels:
 
 
 def build_topology(
-    app: SafeApp, topics: Topics, stages: Stages, channels: Channels, request_topics: Sequence[str], limits: Mapping[str, int]
+    app: SafeApp,
+    topics: Topics,
+    stages: Stages,
+    channels: Channels,
+    request_topics: Sequence[str],
+    limits: Mapping[str, Limit],
+    throttle: Throttle,
 ) -> None:
-    """Binds every stage to its edge. `limits`: how many records of a stage may be in work at once."""
+    """Binds every stage to its edge. `limits`: how much of a stage may be in work at once. Tenants take turns at every edge before the
+    provider; behind it nobody waits for long."""
 
     async def dead(event: Delivered, error: DeadLetter) -> None:
         DEAD_LETTERS.labels(event.topic, error.error_class).inc()
         await app.append(topics.dead_letters, event.key, event.value or b"", headers=dead_letter_headers(event, error))
 
-    def agent(name: str, *names: str, handle: Handle) -> None:
+    def share(event: Delivered) -> bytes:
+        return share_of(event, topics.requests, request_topics)
+
+    def agent(name: str, *names: str, handle: Handle, gate: Gate | None = None) -> None:
+        stage = name.partition(".")[0]
+        limit, at_once = limits[stage], AT_ONCE.get(stage, 1)
+        turns = Turns(share, limit.bytes) if limit.bytes else None
+
         async def run(stream: Any) -> None:
-            await consume(app, stream, handle, limit=limits[name.partition(".")[0]], name=name, on_dead=dead)
+            await consume(app, stream, handle, limit=limit.records, name=name, on_dead=dead, turns=turns, at_once=at_once, gate=gate)
 
         app.agent(app.topic(*names), name=name)(run)
 
@@ -89,16 +119,21 @@ def build_topology(
 
     # RequestLine, one a record
     agent("ingest", *request_topics, handle=stages.ingest.on_request)
+    agent("ingest.batch", topics.bulk_requests, handle=stages.ingest.on_request, gate=throttle.gate())
 
-    # packets of Lookup; packets of AnswerRecord
+    # packets of Lookup, the batch lane's apart; packets of AnswerRecord
     async def exact(event: Delivered) -> None:
+        if event.topic == topics.lookups:
+            throttle.urgent()
         await (stages.exact.on_answers(event) if event.topic == topics.answers else stages.exact.on_lookups(event))
 
     agent("exact", topics.lookups, topics.answers, handle=exact)
 
+    agent("exact.batch", topics.bulk_lookups, handle=stages.exact.on_lookups, gate=throttle.gate())
+
     # packets of Miss; each lane has its own agent, so that a full batch lane never delays express
     for lane in Lane:
-        agent(f"embed.{lane}", topics.misses(lane), handle=stages.embed.on_misses)
+        agent(f"embed.{lane}", topics.misses(lane), handle=stages.embed.on_misses, gate=throttle.gate() if lane is Lane.BATCH else None)
 
     if stages.semantic is not None and stages.coalesce is not None:
         # list[Pending] with vectors
@@ -118,10 +153,18 @@ def build_topology(
 
     # packets of Call
     for lane in Lane:
-        agent(f"call.{lane}", topics.calls(lane), handle=stages.call.on_calls)
+        agent(f"call.{lane}", topics.calls(lane), handle=stages.call.on_calls, gate=throttle.gate() if lane is Lane.BATCH else None)
 
     # packets of LedgerRecord
     agent("respond", topics.ledger, handle=stages.respond.on_ledger)
+
+
+def share_of(event: Delivered, shared: str, request_topics: Sequence[str]) -> bytes:
+    """Whose event it is: on the `shared` requests topic a header says so, another requests topic is one tenant's own, and packets on
+    internal topics have their tenant as key."""
+    if event.topic == shared:
+        return next((value for name, value in event.headers if name == "tenant"), b"")
+    return event.topic.encode() if event.topic in request_topics else event.key or b""
 
 
 async def side_by_side(stream: Any, handle: Callable[[Any], Awaitable[None]]) -> None:

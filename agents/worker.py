@@ -1,12 +1,10 @@
 """A worker: wires the stages to the world, runs the topology until it is told to stop."""
 
 import asyncio
-import fcntl
 import random
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,13 +16,16 @@ from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
+from ..connectors.providers.accounts import keys_of
 from ..pipeline.billing import bill, cap
-from ..pipeline.errors import ConfigError
+from ..pipeline.breaker import BreakerPolicy
+from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
-from ..pipeline.models import Catalogue
+from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
-from ..pipeline.prices import day_of
+from ..pipeline.prefix import Terms, terms_of
+from ..pipeline.prices import day_of, rates
 from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
@@ -43,13 +44,16 @@ from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
 from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
+from .own_folder import only_worker_in
+from .prefix import PrefixRoom
 from .provider_batch import BatchStage
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
 from .semantic import Semantic, SemanticStage
 from .shards import Shards
-from .topology import Channels, Stages, build_topology, to_channel
+from .throttle import Throttle, ThrottleSettings
+from .topology import Channels, Limit, Stages, build_topology, to_channel
 from .watchdog import Watchdog, WatchdogSettings
 
 log = structlog.get_logger(__name__)
@@ -62,8 +66,18 @@ DRAIN_S = 20.0
 CLOSE_S = 30.0
 """For everything that is closed after the last event."""
 
-IN_WORK: Mapping[str, int] = {"ingest": 1024, "exact": 64, "embed": 64, "call": 32, "respond": 64}
-"""Records of a stage that may be in work at once; where more wait, fetching stops."""
+TELLING = frozenset({"openai", "anthropic", "cohere"})
+"""Providers whose replies say what their limits are."""
+
+MB = 1024 * 1024
+IN_WORK: Mapping[str, Limit] = {
+    "ingest": Limit(1024, 16 * MB),
+    "exact": Limit(64, 16 * MB),
+    "embed": Limit(64, 16 * MB),
+    "call": Limit(512, 16 * MB),  # a packet may hold one call only, and that may take minutes
+    "respond": Limit(64),
+}
+"""What of a stage may be in work at once; what lies behind is read when its turn comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +118,12 @@ class WorkerParts:
     ledger: LedgerSettings
     batches: Mapping[str, BatchProvider] = field(default_factory=dict)
     """By provider; where there are none every call is made at once."""
+    prefix_enabled: bool = True
+    prefix_cache_size: int = 1_000
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -113,16 +132,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextmanager
-def only_worker_in(folder: Path) -> Iterator[None]:
-    """Raises `ConfigError` where another worker uses the folder: two would corrupt each other's stores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another worker uses the data folder {folder}: give each worker a folder of its own") from None
-        yield
+def terms_now(model: Model) -> Terms | None:
+    """The terms of a model's prompt cache at today's prices. Raises `Unpriced`."""
+    return terms_of(model, rates(model, "standard", day_of(now_ms())).base)
 
 
 class Worker:
@@ -131,16 +143,17 @@ class Worker:
     def __init__(self, parts: WorkerParts) -> None:
         self.parts = parts
         self.app = self._app()
-        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions)
+        self.throttle = Throttle(parts.throttle)
+        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
-        self.limits = Limits(parts.permits, clock=time.monotonic)
+        self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
         self.batches = BatchStage(self._batch_parts())
         self.calls.batches = self.batches if parts.batches else None
-        self.queue = EmbedQueue(parts.semantic.embedder) if parts.semantic else None
+        self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
         self.shards: Shards | None = None
         self.stages = self._stages()
 
@@ -162,7 +175,12 @@ class Worker:
             sleep=asyncio.sleep,
             new_epoch=lambda: uuid.uuid4().hex,
             settings=parts.ledger,
+            max_members=self.throttle.packet_size,
+            end_worker=self._end,
         )
+
+    def _end(self, error: Exception) -> None:
+        self._ending = asyncio.ensure_future(self.app.crash(error))
 
     def _call_parts(self) -> CallParts:
         parts = self.parts
@@ -171,6 +189,7 @@ class Worker:
             providers=parts.providers,
             ledger=self.ledger,
             limits=self.limits,
+            prefixes=PrefixRoom(terms_now, enabled=parts.prefix_enabled, remember=parts.prefix_cache_size, now=now_ms),
             cap=lambda model, body: cap(model, body, day_of(now_ms())),
             price=lambda model, usage, tier, at_ms: bill(model, usage, tier, day_of(at_ms)),
             reemit=self._answer_again,
@@ -181,6 +200,7 @@ class Worker:
             random=random.random,
             settings=parts.call,
             prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
+            hedge=parts.hedge,
         )
 
     def _batch_parts(self) -> BatchParts:
@@ -216,10 +236,21 @@ class Worker:
         lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
         return Stages(
             ingest=IngestStage(out, parts.door, now_ms, parts.tenants, parts.default_tenant),
-            exact=ExactStage(table, out, self.clerk, parts.keeper, now_ms, lease_ms=lease_ms, cancelled=self.controls.cancelled),
+            exact=ExactStage(
+                table,
+                out,
+                self.clerk,
+                parts.keeper,
+                now_ms,
+                lease_ms=lease_ms,
+                cancelled=self.controls.cancelled,
+                oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
+            ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
             semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
-            coalesce=CoalesceStage(semantic.coalesce, to_route) if semantic else None,
+            coalesce=CoalesceStage(semantic.coalesce, to_route, more=self.queue.expects, calls_wait=self.limits.waits)
+            if semantic and self.queue
+            else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls),
             respond=RespondStage(out, self.clerk, self.ledger),
@@ -257,7 +288,8 @@ class Worker:
     async def _run(self, stop: asyncio.Event, on_ready: Callable[[int], None] | None) -> None:
         parts = self.parts
         await asyncio.to_thread(verify_topics, parts.brokers, parts.specs)
-        build_topology(self.app, parts.topics, self.stages, self.channels, [parts.topics.requests, *parts.tenants], IN_WORK)
+        requests = [parts.topics.requests, *parts.tenants]
+        build_topology(self.app, parts.topics, self.stages, self.channels, requests, IN_WORK, self.throttle)
         self.app.on_assigned(self._assigned)
         self.app.on_revoked(self._revoked)
         self.app.on_stopping(self._drain)
@@ -269,11 +301,13 @@ class Worker:
         announce = asyncio.create_task(self._announce(port, on_ready), name="announce")
         watchdog = self._watchdog()
         watchdog.start()
+        turning = asyncio.create_task(self.throttle.run(), name="throttle")
         try:
             await run_app(self.app, stop=stop)
         finally:
             watchdog.stop()
             announce.cancel()
+            turning.cancel()
             async with asyncio.timeout(CLOSE_S):
                 await self._close(health)
 
@@ -282,7 +316,9 @@ class Worker:
 
         def marks() -> dict[Hashable, int]:
             found: dict[Hashable, int] = {f"the call of flight {flight[:12]}": at for flight, at in self.calls.progress().items()}
-            for tp, at in app.unfinished().items():
+            found |= {f"{agent}, which begins nothing": begun for agent, begun in app.begins_nothing().items()}
+            # What waits for its turn is no standstill: another tenant's events may come before it for long.
+            for tp, at in app.at_work().items():
                 # A packet of calls may be tried for long, and may wait for its turn.
                 moves = self.calls.moves(tp.partition) if tp.topic in calls else 0
                 if moves is not None:

@@ -75,12 +75,16 @@ class Provider:
 
 
 @contextmanager
-def simulated_provider(latency_ms: float, *, requests_per_minute: int | None = None, batch_s: float = 0.0) -> Iterator[Provider]:
+def simulated_provider(
+    latency_ms: float, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None, batch_s: float = 0.0
+) -> Iterator[Provider]:
     """Ends with the block. `batch_s`: how long its batches take."""
     command = [sys.executable, "-m", "inference_engine.connectors.simulated_server", "--port", "0", "--latency-ms", str(latency_ms)]
     command += ["--batch-s", str(batch_s)]
     if requests_per_minute is not None:
         command += ["--rpm", str(requests_per_minute)]
+    if tokens_per_minute is not None:
+        command += ["--tpm", str(tokens_per_minute)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

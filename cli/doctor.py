@@ -63,6 +63,8 @@ def _engine(settings: Settings, folder: DataFolder) -> Iterator[Check]:
     yield look.broker(brokers)
     yield look.topics(brokers, wanted)
     yield from look.children(folder, running.children, settings.workers)
+    if (found := look.models(running.children)) is not None:
+        yield found
 
 
 def _services(settings: Settings) -> Iterator[Check]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+import orjson
 import psutil
 
 from ..connectors.data_folder import HOME_SETTING, DataFolder
@@ -143,6 +144,37 @@ def children(folder: DataFolder, found: Mapping[str, Child | None], workers: int
             told = f"pid {child.pid}, {child.url}"
             remedy = f"see {folder.log_file(name)}; `inference-engine down`, then `up`: no accepted request is lost"
             yield Check(name, "ok", told) if refused is None else Check(name, "fail", f"{told}: {refused}", remedy)
+
+
+def models(found: Mapping[str, Child | None], *, timeout_s: float = 3.0) -> Check | None:
+    """Models that the workers on this machine leave alone for a while; None where no worker answers."""
+    resting: dict[str, list[str]] = {}
+    asked = 0
+    for name, child in found.items():
+        told = None if child is None or name == SINK else _health(child, timeout_s)
+        if told is None:
+            continue
+        asked += 1
+        for model, state in told.get("models", {}).items():
+            if state.get("circuit_breaker") != "closed":
+                resting.setdefault(model, []).append(name)
+    if not asked:
+        return None
+    if not resting:
+        return Check("models", "ok", "no circuit breaker is open")
+    named = "; ".join(f"{model} in {', '.join(names)}" for model, names in sorted(resting.items()))
+    remedy = "see the workers' logs for its errors; meanwhile `auto` takes other models, and what asks for it by name waits for it"
+    return Check("models", "warn", f"not asked for a while, since several calls in a row failed: {named}", remedy)
+
+
+def _health(child: Child, timeout_s: float) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{child.url}/health", timeout=timeout_s) as answer:
+            told = orjson.loads(answer.read())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def embedder(endpoint: str | None, *, enabled: bool) -> Check:

@@ -35,6 +35,8 @@ class Ask:
 
     custom_id: str
     value: bytes
+    bulk: bool = False
+    """Goes to the batch lane's own door."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ class Job:
         asks.append(self._ask(row, candidate.cap))
 
     def _ask(self, row: Row, cap: int) -> Ask:
-        return Ask(row.custom_id, row.value if self.budget.limit is None else row.value_within(usd(cap)))
+        return Ask(row.custom_id, row.value if self.budget.limit is None else row.value_within(usd(cap)), row.bulk)
 
     def due(self, now: float, wait: Callable[[int], float], limit: int = BATCH) -> list[Ask]:
         """Requests to produce again since no response came in time; safe, since the engine knows them by their identity."""

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The engine's topics on a Kafka cluster.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(topics_app, name="topics")
+evaluate_app = typer.Typer(help="Measure decisions of this engine on data with known answers.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(evaluate_app, name="evaluate")
 
 # The other module reads the arguments itself, `--help` too.
 _FORWARD: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -205,6 +207,12 @@ def report(context: typer.Context) -> None:
     _forward("report", "report_command", context)
 
 
+@app.command("bootstrap-router", context_settings=_FORWARD)
+def bootstrap_router(context: typer.Context) -> None:
+    """Let the learned routing policy learn from a table of scored answers."""
+    _forward("bootstrap_router", "bootstrap_command", context)
+
+
 @app.command(context_settings=_FORWARD)
 def doctor(context: typer.Context) -> None:
     """Check this machine and the engine, and say what to do."""
@@ -215,6 +223,18 @@ def doctor(context: typer.Context) -> None:
 def config(context: typer.Context) -> None:
     """Show all settings in force and where each comes from."""
     _forward("config", "config_command", context)
+
+
+@evaluate_app.command("routing", context_settings=_FORWARD)
+def evaluate_routing(context: typer.Context) -> None:
+    """What each routing policy saves on a table of scored and priced answers, and at what quality."""
+    _forward("evaluate_routing", "routing_command", context)
+
+
+@evaluate_app.command("cache", context_settings=_FORWARD)
+def evaluate_cache(context: typer.Context) -> None:
+    """How often the semantic cache shares an answer on a stream with known answers, and how often wrongly."""
+    _forward("evaluate_cache", "cache_command", context)
 
 
 @topics_app.command("create")

@@ -53,6 +53,11 @@ class Row:
         engine: JsonObject = self.record["engine"]
         return engine
 
+    @property
+    def bulk(self) -> bool:
+        """Is it of the batch lane?"""
+        return self.engine.get("priority") == Lane.BATCH.value
+
     def value_within(self, max_cost_usd: str) -> bytes:
         """The value with a cap of its own."""
         return orjson.dumps({**self.record, "engine": {**self.engine, "max_cost_usd": max_cost_usd}})

@@ -175,7 +175,8 @@ class _Wire:
         for ask in asks:
             try:
                 key = request_key(tenant, job, ask.custom_id)
-                self.producer.produce(self.topics.requests, key, ask.value, self._reporter(ask.custom_id), headers)
+                topic = self.topics.bulk_requests if ask.bulk else self.topics.requests
+                self.producer.produce(topic, key, ask.value, self._reporter(ask.custom_id), headers)
             except Rejected as error:
                 self._refused.append((ask.custom_id, str(error)))
 

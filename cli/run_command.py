@@ -205,16 +205,11 @@ def estimate(arguments: RunArguments) -> int:
 
 
 def _embed(found: Engine) -> tuple[Embed | None, str]:
-    from ..connectors.embedder import SentenceTransformerEmbedder, missing_extra
+    from ..agents.embedders import embedder_of
 
-    if not found.settings.caching.semantic_enabled:
-        return None, "the semantic cache is off"
-    missing = missing_extra()
-    if missing is not None:
-        return None, missing
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are not for our users
-    embedder = SentenceTransformerEmbedder(threads=found.settings.embedding_threads)
-    return (lambda texts: embedder.embed(texts)), ""
+    embedder = embedder_of(found.settings)
+    return (embedder.embedder.embed if embedder.embedder is not None else None), embedder.reason
 
 
 def estimate_table(e: Estimate, threshold: float, why_not: str) -> Table:

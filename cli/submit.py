@@ -73,7 +73,7 @@ def submit_job(options: SubmitOptions, brokers: str, topics: Topics, submissions
         if known is not None and known.cluster == cluster:
             offsets = {int(p): o for p, o in known.offsets.items()}  # answers of the first time count
         with _opened(options.source, stdin) as file:
-            result = _send_all(_Sender(options.tenant, defaults, producer, topics.requests, tell), file, submissions)
+            result = _send_all(_Sender(options.tenant, defaults, producer, topics, tell), file, submissions)
         producer.flush(FLUSH_S)
         kept = Submission(options.tenant, defaults.job, result.sent, cluster, {str(p): o for p, o in offsets.items()})
         submissions.save(kept)
@@ -105,7 +105,7 @@ class _Sender:
     tenant: str
     defaults: RowDefaults
     producer: BulkProducer
-    topic: str
+    topics: Topics
     tell: Tell
     sent: int = 0
     repeated: int = 0
@@ -133,7 +133,8 @@ class _Sender:
             return parsed
         key = request_key(self.tenant, self.defaults.job, parsed.custom_id)
         try:
-            self.producer.produce(self.topic, key, parsed.value, headers=(("tenant", self.tenant.encode()),))
+            topic = self.topics.bulk_requests if parsed.bulk else self.topics.requests
+            self.producer.produce(topic, key, parsed.value, headers=(("tenant", self.tenant.encode()),))
         except Rejected as error:
             return BadRow(parsed.custom_id, error.code, f"{error}; the row was not sent")
         self.producer.poll(0)

@@ -1,4 +1,4 @@
-"""Embedders: MiniLM in this process, any OpenAI-compatible endpoint, and a fast fake without a model.
+"""Embedders: MiniLM in this process, by OpenVINO or torch, and a fast fake without a model.
 
 The Transformer library is imported only where an embedder is constructed: it takes seconds to load, and it is an optional extra.
 """
@@ -9,28 +9,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import structlog
 
-from ..pipeline.embed import plan_micro_batches, reduce_dimension, unit_rows
-from ..pipeline.errors import ConfigError
+from ..pipeline.embed import PASS_TOKENS, unit_rows
+from ..pipeline.errors import ConfigError, Unavailable
 from ..pipeline.ports import Embedded, Embedder, Vectors
+from .kafka_jars import default_cache_dir
+from .openvino_embedder import OpenVinoEmbedder, converted_model, has_openvino
+from .token_embedder import Ids, TokenEmbedder, is_text
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
 
+log = structlog.get_logger(__name__)
+
 MINILM_DIMENSION = 384
-_CHARS_PER_TOKEN = 64
-"""A text with more characters than this per allowed token is taken as too long without being tokenised."""
+Backend = Literal["auto", "torch", "openvino"]
 
 
-class SentenceTransformerEmbedder:
+class SentenceTransformerEmbedder(TokenEmbedder):
     """A sentence-transformers model on the CPU, through torch. Safe to call from one thread at a time.
 
     Calls tokenizer and model directly, in batches of similar length: on one core and short texts 1.35 times what `encode` does.
-    bfloat16 was slower on the machines tried, and int8 changes the cosines (0.95 to the full model), so it stays at float32.
     """
 
     def __init__(
@@ -47,85 +51,31 @@ class SentenceTransformerEmbedder:
         `padded_tokens` is the size of one forward pass; 1,024 are 64 texts of 16 tokens: a tenth more texts/s than half of it.
         Raises `ConfigError`.
         """
-        self._model = _load_model(folder)
-        own = _own_dimension(self._model)
-        if dimension is not None and not 1 <= dimension <= own:
-            raise ConfigError(f"EMBEDDING_DIMENSION is {dimension}, but this embedder makes 1 to {own} dimensions; set it within that")
+        self.model = _load_model(folder)
+        self.tokenizer = _own_tokenizer(self.model)
         if threads is not None:
             import torch
 
             torch.set_num_threads(threads)
-        self._dimension = dimension or own
-        self._padded_tokens = padded_tokens
-        self._max_tokens = int(self._model.max_seq_length or 512)
-        self._tokenizer = _own_tokenizer(self._model)
-        self._unknown = self._model.tokenizer.unk_token_id
-        self._pad = int(self._model.tokenizer.pad_token_id or 0)
+        super().__init__(
+            self.tokenizer,
+            self._pass,
+            own_dimension=int(self.model.get_embedding_dimension() or MINILM_DIMENSION),
+            dimension=dimension,
+            max_tokens=int(self.model.max_seq_length or 512),
+            unknown=self.model.tokenizer.unk_token_id,
+            pad=int(self.model.tokenizer.pad_token_id or 0),
+            padded_tokens=padded_tokens,
+            pass_tokens=PASS_TOKENS,
+        )
 
-    @property
-    def dimension(self) -> int:
-        return self._dimension
-
-    @property
-    def max_tokens(self) -> int:
-        return self._max_tokens
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, with the model's special tokens. Very long texts are only estimated, never below `max_tokens` + 1."""
-        return [len(ids) for ids in self._tokens(texts)]
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        return self._forward([self._cut(ids) for ids in self._tokens(texts)])
-
-    def embed_whole(self, texts: Sequence[str]) -> Embedded:
-        tokens = self._tokens(texts)
-        seen_whole = (len(ids) <= self._max_tokens and self._unknown not in ids for ids in tokens)
-        whole = np.array([seen and _is_text(text) for seen, text in zip(seen_whole, texts, strict=True)], dtype=np.bool_)
-        vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
-        seen = np.flatnonzero(whole)
-        if len(seen):
-            vectors[seen] = self._forward([tokens[i] for i in seen])
-        return Embedded(vectors=vectors, whole=whole)
-
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        limit = self._max_tokens * _CHARS_PER_TOKEN
-        # Tokenising megabytes only to learn that they are too long would hold up everybody else's texts.
-        encoded = self._tokenizer.encode_batch_fast([_encodable(text[:limit]) for text in texts])
-        tokens = [list(e.ids) for e in encoded]
-        for ids, text in zip(tokens, texts, strict=True):
-            if len(text) > limit and len(ids) <= self._max_tokens:
-                ids[-1:-1] = [self._pad] * (self._max_tokens + 1 - len(ids))
-        return tokens
-
-    def _cut(self, ids: list[int]) -> list[int]:
-        """As long as the model allows, with its closing token kept."""
-        return ids if len(ids) <= self._max_tokens else [*ids[: self._max_tokens - 1], ids[-1]]
-
-    def _forward(self, tokens: list[list[int]]) -> Vectors:
+    def _pass(self, ids: Ids, mask: Ids) -> Vectors:
         import torch
 
-        own = _own_dimension(self._model)
-        out = np.zeros((len(tokens), own), dtype=np.float32)
         with torch.inference_mode():
-            for batch in plan_micro_batches([len(ids) for ids in tokens], self._padded_tokens):
-                width = max(len(tokens[i]) for i in batch)
-                ids = np.full((len(batch), width), self._pad, dtype=np.int64)
-                mask = np.zeros((len(batch), width), dtype=np.int64)
-                for row, i in enumerate(batch):
-                    ids[row, : len(tokens[i])] = tokens[i]
-                    mask[row, : len(tokens[i])] = 1
-                made = self._model({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
-                out[batch] = made["sentence_embedding"].float().numpy()
-        return unit_rows(out) if self._dimension == own else reduce_dimension(out, self._dimension)
-
-
-def _is_text(text: str) -> bool:
-    """False for lone surrogates, which no UTF-8 can carry."""
-    return text.isascii() or text == _encodable(text)
-
-
-def _encodable(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+            made = self.model({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
+        found: Vectors = made["sentence_embedding"].float().numpy()
+        return found
 
 
 def _load_model(folder: str | Path | None) -> "SentenceTransformer":
@@ -143,10 +93,6 @@ def _load_model(folder: str | Path | None) -> "SentenceTransformer":
     if not path.is_dir():
         raise ConfigError(f"there is no model folder at {path}; reinstall the extra [embed] or name a folder that holds one")
     return SentenceTransformer(str(path), device="cpu", local_files_only=True).eval()
-
-
-def _own_dimension(model: "SentenceTransformer") -> int:
-    return int(model.get_embedding_dimension() or MINILM_DIMENSION)
 
 
 def _own_tokenizer(model: "SentenceTransformer") -> "Tokenizer":
@@ -187,16 +133,36 @@ class FoundEmbedder:
     reason: str
 
 
-def find_embedder(dimension: int = MINILM_DIMENSION, *, threads: int | None = None) -> FoundEmbedder:
-    """Loads the packaged model where the extra [embed] is installed. Takes seconds: call it in a thread.
+def find_embedder(dimension: int = MINILM_DIMENSION, *, threads: int | None = None, backend: Backend = "auto") -> FoundEmbedder:
+    """Loads the packaged model where the extra [embed] is installed. Takes seconds, more at the very first time: call it in a thread.
 
     Raises `ConfigError` where it is installed and can't be used (a broken folder, an impossible dimension).
     """
     missing = missing_extra()
     if missing is not None:
         return FoundEmbedder(None, missing)
-    embedder = SentenceTransformerEmbedder(dimension=dimension, threads=threads)
+    embedder = load_embedder(packaged_model(), dimension=dimension, threads=threads, backend=backend)
     return FoundEmbedder(embedder, f"all-MiniLM-L6-v2 on the CPU, {dimension} dimensions")
+
+
+def load_embedder(
+    folder: Path, *, dimension: int | None = None, threads: int | None = None, backend: Backend = "auto", cache_dir: Path | None = None
+) -> Embedder:
+    """A sentence-transformers model; `auto` is OpenVINO where it is installed and can run the model, else torch.
+
+    `cache_dir`: where converted models are kept, the user's if None. Raises `ConfigError`.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"there is no model folder at {folder}; reinstall the extra [embed] or name a folder that holds one")
+    if backend != "torch" and (backend == "openvino" or has_openvino()):
+        try:
+            converted = converted_model(folder, cache_dir or default_cache_dir())
+            return OpenVinoEmbedder(converted, dimension=dimension, threads=threads)
+        except (Unavailable, ImportError, OSError, RuntimeError) as error:
+            if backend == "openvino":
+                raise ConfigError(f"EMBEDDING_BACKEND is openvino, but it can't run the model: {error}") from None
+            log.warning("OpenVINO can't run the embedder's model, torch does, at half the speed", reason=str(error))
+    return SentenceTransformerEmbedder(folder, dimension=dimension, threads=threads)
 
 
 class HashEmbedder:
@@ -217,6 +183,10 @@ class HashEmbedder:
     def max_tokens(self) -> int:
         return self._max_tokens
 
+    @property
+    def parallel(self) -> int:
+        return 1
+
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 
@@ -233,7 +203,7 @@ class HashEmbedder:
 
     def embed_whole(self, texts: Sequence[str]) -> Embedded:
         counts = self.count_tokens(texts)
-        whole = np.array([n <= self._max_tokens and _is_text(text) for n, text in zip(counts, texts, strict=True)], dtype=np.bool_)
+        whole = np.array([n <= self._max_tokens and is_text(text) for n, text in zip(counts, texts, strict=True)], dtype=np.bool_)
         vectors = self.embed(texts)
         vectors[~whole] = 0.0
         return Embedded(vectors=vectors, whole=whole)

@@ -12,6 +12,8 @@ from ..pipeline.ports import Embedded, Vectors
 if TYPE_CHECKING:
     from openai import OpenAIError
 
+_PARALLEL = 4
+"""Calls at once: an endpoint is waited for, not computed."""
 _MAX_INPUTS = 512
 """Texts in one call; OpenAI takes 2,048 and 300,000 tokens, others less."""
 
@@ -54,6 +56,10 @@ class EndpointEmbedder:
     @property
     def max_tokens(self) -> int:
         return self._max_tokens
+
+    @property
+    def parallel(self) -> int:
+        return _PARALLEL
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """UTF-8 bytes: the model's tokenizer is not known here, and no text has more tokens than bytes."""

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import structlog
-from rocksdict import DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
 from ..pipeline.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
+CACHE_BYTES = 4 * 1024 * 1024
+"""Of each partition's rows; most of what is asked for is in the write buffer still."""
 _META = b"m"
 _ITEM = b"o"
 _ROW = b"r"
@@ -97,6 +99,11 @@ def _open(folder: Path) -> Rdict:
     options.set_write_buffer_size(8 * 1024 * 1024)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
+    options.set_max_open_files(64)
+    # RocksDB's own default is 32 MB for each: a worker with many partitions would grow for a million requests before it is full.
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(Cache(CACHE_BYTES))
+    options.set_block_based_table_factory(blocks)
     return Rdict(str(folder), options)
 
 

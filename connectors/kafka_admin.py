@@ -41,7 +41,9 @@ def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = (),
     in_work, known, told = horizon_days + 1, 2 * horizon_days, max(30, 2 * horizon_days)
     by_days = {
         topics.requests: in_work,
+        topics.bulk_requests: in_work,
         topics.lookups: in_work,
+        topics.bulk_lookups: in_work,
         **{topics.misses(lane): in_work for lane in Lane},
         **{topics.calls(lane): in_work for lane in Lane},
         topics.ledger: known,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..pipeline.errors import ConfigError
-from ..pipeline.models import Catalogue, Model, Prices, ProviderName, TierName
+from ..pipeline.models import Catalogue, Model, Prices, PromptCache, ProviderName, TierName
 
 Table = dict[str, Any]
 
@@ -186,6 +186,9 @@ _PARSERS: dict[str, Callable[[str, Any, str], Any]] = {
     "supports_sampling": _boolean,
     "supports_structured": _boolean,
     "image_tokens": _count,
+    "prompt_cache": _one_of(get_args(PromptCache)),
+    "prompt_cache_min_tokens": _count,
+    "cache_write_12h_factor": _price,
     "auto": _boolean,
     "aliases": _strings,
     "switches": _strings,

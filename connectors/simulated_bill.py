@@ -16,12 +16,13 @@ import orjson
 from ..pipeline.models import Prices
 from ..schemas.answers import Usage
 
-SIM_PRICES: dict[str, tuple[int, int, int, int, int]] = {
-    "sim-economy": (100_000, 500_000, 10_000, 125_000, 200_000),
-    "sim-standard": (1_000_000, 5_000_000, 50_000, 1_250_000, 2_000_000),
-    "sim-premium": (10_000_000, 50_000_000, 1_000_000, 12_500_000, 20_000_000),
+PerToken = tuple[int, int, int, int, int, int]
+"""Pico-dollars: input, output, cache read, cache write, one-hour and 12-hour cache write."""
+SIM_PRICES: dict[str, PerToken] = {
+    "sim-economy": (100_000, 500_000, 10_000, 125_000, 200_000, 250_000),
+    "sim-standard": (1_000_000, 5_000_000, 50_000, 1_250_000, 2_000_000, 2_500_000),
+    "sim-premium": (10_000_000, 50_000_000, 1_000_000, 12_500_000, 20_000_000, 25_000_000),
 }
-"""Pico-dollars per token: input, output, cache read, cache write, one-hour cache write."""
 
 
 def known(model: str) -> bool:
@@ -47,28 +48,30 @@ def price(model: str, usage: Usage, tier: str = "standard", given: Prices | None
         per_token, halves = SIM_PRICES[model], 1 if tier in ("flex", "batch") else 2
         return sum(n * p for n, p in zip(_counts(usage), per_token, strict=True)) * halves // 2
     if usage.input_tokens > 90_000:
-        return _table_price(model, usage, tier, _today())
+        return _long_price(model, usage, tier, _today())
     per_token = _table_units(model, tier, _today())
     return sum(n * p for n, p in zip(_counts(usage), per_token, strict=True))
 
 
-def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
-    cached = usage.cache_read_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens
+def _counts(usage: Usage) -> PerToken:
+    cached = usage.cache_read_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens + usage.cache_write_12h_tokens
     return (
         usage.input_tokens - cached,
         usage.output_tokens,
         usage.cache_read_tokens,
         usage.cache_write_tokens,
         usage.cache_write_1h_tokens,
+        usage.cache_write_12h_tokens,
     )
 
 
 def _given_price(given: Prices, usage: Usage, tier: str) -> int:
-    plain, out, read, write, hour = _counts(usage)
+    plain, out, read, write, hour, half_day = _counts(usage)
     total = plain * given.input + out * given.output
     total += (
         read * (given.cache_read or Decimal(0)) + write * (given.cache_write or Decimal(0)) + hour * (given.cache_write_1h or Decimal(0))
     )
+    total += half_day * (given.cache_write_12h or Decimal(0))
     factor = {"batch": given.batch_factor, "flex": given.flex_factor or Decimal(1)}.get(tier, Decimal(1))
     return int(total * factor * 1_000_000)
 
@@ -78,7 +81,7 @@ def _today() -> str:
 
 
 @lru_cache(maxsize=512)
-def _table_units(model: str, tier: str, day: str) -> tuple[int, int, int, int, int]:
+def _table_units(model: str, tier: str, day: str) -> PerToken:
     one = Usage(input_tokens=1, output_tokens=0)
     units = (
         one,
@@ -88,7 +91,14 @@ def _table_units(model: str, tier: str, day: str) -> tuple[int, int, int, int, i
         Usage(input_tokens=1, output_tokens=0, cache_write_1h_tokens=1),
     )
     prices = [_table_price(model, usage, tier, day) for usage in units]
-    return (prices[0], prices[1], prices[2], prices[3], prices[4])
+    return (prices[0], prices[1], prices[2], prices[3], prices[4], prices[0] * 5 // 2)
+
+
+def _long_price(model: str, usage: Usage, tier: str, day: str) -> int:
+    """Of a prompt so long that its length may change its price. The table has no 12-hour writes: they cost 2.5 times the plain input."""
+    half_day = usage.cache_write_12h_tokens
+    per_input = _table_price(model, Usage(input_tokens=usage.input_tokens, output_tokens=0), tier, day) // usage.input_tokens
+    return _table_price(model, usage.model_copy(update={"cache_write_12h_tokens": 0}), tier, day) + half_day * per_input * 3 // 2
 
 
 def _table_price(model: str, usage: Usage, tier: str, day: str) -> int:
@@ -121,6 +131,9 @@ class Bill:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    """For any lifetime."""
     pico: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
     prompts: Counter[bytes] = field(default_factory=Counter)
@@ -137,6 +150,8 @@ class Bill:
         self.calls += 1
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
+        self.cache_read_tokens += usage.cache_read_tokens
+        self.cache_write_tokens += usage.cache_write_tokens + usage.cache_write_1h_tokens + usage.cache_write_12h_tokens
         self.pico += pico
         self.by_model[model] += 1
         self.prompts[digest] += 1
@@ -179,6 +194,8 @@ class Bill:
             "calls": self.calls,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
+            "cache_write_tokens": self.cache_write_tokens,
             "pico": self.pico,
             "usd": str(Decimal(self.pico).scaleb(-12)),
             "by_model": dict(self.by_model),
@@ -188,6 +205,7 @@ class Bill:
     def clear(self) -> None:
         """Forgets the totals; lines on disk stay."""
         self.calls = self.input_tokens = self.output_tokens = self.pico = 0
+        self.cache_read_tokens = self.cache_write_tokens = 0
         self.by_model.clear()
         self.prompts.clear()
 

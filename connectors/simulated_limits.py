@@ -34,61 +34,87 @@ class Bucket:
 
 @dataclass(slots=True)
 class Limits:
-    """Limits per model. None: unlimited, and no headers."""
+    """Limits per account: a model with a key. None: unlimited, and no headers.
+
+    OpenAI's `tokens` count when a call is admitted, with all that it may produce, and nothing is given back. Anthropic counts input when
+    a call is admitted, and output as it is made: a call is refused only where that bucket is in debt.
+    """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
     burst_s: float = 1.0
     """How many seconds' worth may come at once."""
     refused: int = 0
-    _buckets: dict[str, tuple[Bucket | None, Bucket | None]] = field(default_factory=dict)
+    admitted: int = 0
+    counted_tokens: float = 0
+    """Against whichever limit of tokens there is."""
+    _buckets: dict[str, dict[str, Bucket]] = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
-        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+        return any(self._limits().values())
 
-    def take(self, model: str, tokens: int) -> float | None:
+    def _limits(self) -> dict[str, float | None]:
+        return {
+            "requests": self.requests_per_minute,
+            "tokens": self.tokens_per_minute,
+            "input-tokens": self.input_tokens_per_minute,
+            "output-tokens": self.output_tokens_per_minute,
+        }
+
+    def take(self, account: str, input_tokens: int, most_output: int) -> float | None:
         """None where the call may go on, else the seconds to wait."""
         if not self.active:
             return None
-        requests, budget = self._of(model)
-        now = time.monotonic()
-        wait = 0.0
-        for bucket, amount in ((requests, 1), (budget, tokens)):
-            if bucket is not None:
-                bucket.fill(now)
-                wait = max(wait, bucket.wait_for(amount))
+        amounts = {"requests": 1, "tokens": input_tokens + most_output, "input-tokens": input_tokens, "output-tokens": 0}
+        buckets, now, wait = self._of(account), time.monotonic(), 0.0
+        for kind, bucket in buckets.items():
+            bucket.fill(now)
+            wait = max(wait, bucket.wait_for(amounts[kind]))
         if wait > 0:
             self.refused += 1
             return wait
-        if requests is not None:
-            requests.level -= 1
-        if budget is not None:
-            budget.level -= tokens
+        self.admitted += 1
+        for kind, bucket in buckets.items():
+            bucket.level -= amounts[kind]
+            self.counted_tokens += amounts[kind] if kind != "requests" else 0
         return None
 
-    def _of(self, model: str) -> tuple[Bucket | None, Bucket | None]:
-        found = self._buckets.get(model)
+    def produced(self, account: str, output_tokens: int) -> None:
+        """The call's answer has so many tokens."""
+        bucket = self._of(account).get("output-tokens")
+        if bucket is not None:
+            bucket.fill(time.monotonic())
+            bucket.level -= output_tokens
+            self.counted_tokens += output_tokens
+
+    def clear(self) -> None:
+        """Forgets the counts, not the buckets."""
+        self.refused = self.admitted = 0
+        self.counted_tokens = 0
+
+    def _of(self, account: str) -> dict[str, Bucket]:
+        found = self._buckets.get(account)
         if found is None:
-            found = self._buckets[model] = (
-                Bucket(self.requests_per_minute, self.burst_s) if self.requests_per_minute else None,
-                Bucket(self.tokens_per_minute, self.burst_s) if self.tokens_per_minute else None,
-            )
+            found = self._buckets[account] = {kind: Bucket(limit, self.burst_s) for kind, limit in self._limits().items() if limit}
         return found
 
-    def headers(self, model: str, protocol: str) -> dict[str, str]:
+    def headers(self, account: str, protocol: str) -> dict[str, str]:
         """As OpenAI (a duration) or Anthropic (a moment) says what is left and when it is full again."""
         if not self.active:
             return {}
         made: dict[str, str] = {}
-        for kind, bucket in zip(("requests", "tokens"), self._of(model), strict=True):
-            if bucket is not None:
-                left, full_in = max(0, math.floor(bucket.level)), (bucket.capacity - bucket.level) * 60 / bucket.per_minute
-                if protocol == "anthropic":
-                    moment = datetime.fromtimestamp(time.time() + full_in, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-                    figures = {"limit": f"{bucket.per_minute:g}", "remaining": str(left), "reset": moment}
-                    made |= {f"anthropic-ratelimit-{kind}-{name}": value for name, value in figures.items()}
-                else:
-                    figures = {"limit": f"{bucket.per_minute:g}", "remaining": str(left), "reset": f"{full_in:.3f}s"}
-                    made |= {f"x-ratelimit-{name}-{kind}": value for name, value in figures.items()}
+        now = time.monotonic()
+        for kind, bucket in self._of(account).items():
+            bucket.fill(now)
+            left, full_in = max(0, math.floor(bucket.level)), (bucket.capacity - bucket.level) * 60 / bucket.per_minute
+            if protocol == "anthropic":
+                moment = datetime.fromtimestamp(time.time() + full_in, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+                figures = {"limit": f"{bucket.per_minute:g}", "remaining": str(left), "reset": moment}
+                made |= {f"anthropic-ratelimit-{kind}-{name}": value for name, value in figures.items()}
+            else:
+                figures = {"limit": f"{bucket.per_minute:g}", "remaining": str(left), "reset": f"{full_in:.3f}s"}
+                made |= {f"x-ratelimit-{name}-{kind}": value for name, value in figures.items()}
         return made

@@ -3,9 +3,9 @@
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
 Besides `/v1/chat/completions`, `/v1/messages`, `/v2/chat`, the batches of the first two and `/v1/models`: `GET /_bill` (the
-totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals
-and faults). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as
-it would at a provider.
+totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals,
+faults and prompt caches). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller
+hangs up, as it would at a provider.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from ..schemas.answers import Usage
 from ..schemas.record import JsonObject
 from .simulated_batch_http import BatchHttp, Refused
 from .simulated_batches import BatchOptions, SimulatedBatches
 from .simulated_bill import Bill, known, price
+from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import cohere_reply, completion, message
 from .simulated_limits import Limits
 from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_cohere, asked_of_messages
@@ -62,6 +62,7 @@ class SimulatedServer:
         self.options = options or ServerOptions()
         self.faults = Faults(self.options.seed)
         self.bill = Bill(self.options.bill)
+        self.cache = SimulatedCache()
         self.batches = BatchHttp(
             SimulatedBatches(self.bill, self.faults, self.options.batches, time.time, self.options.answers), self.faults, time.time
         )
@@ -127,10 +128,21 @@ class SimulatedServer:
             asked = _READERS[protocol](model, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
-        wait = self.options.limits.take(model, asked.input_tokens + (asked.max_tokens or 0))
+        wait = self.options.limits.take(_account(request, model), asked.input_tokens, asked.max_tokens or 0)
         if wait is not None:
-            return _turned_away(protocol, wait, self.options.limits.headers(model, protocol))
-        return await self._answer(request, protocol, asked, number)
+            return _turned_away(protocol, wait, self.options.limits.headers(_account(request, model), protocol))
+        try:
+            served = self._served(protocol, model, body)
+        except ValueError as error:
+            return _error(protocol, 400, str(error), "invalid_request_error")
+        return await self._answer(request, protocol, asked, number, served)
+
+    def _served(self, protocol: str, model: str, body: JsonObject) -> Served:
+        """Raises ValueError where its marks are not allowed."""
+        if protocol == "cohere":
+            return Served()  # it has no prompt cache
+        prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+        return self.cache.begin(rules_of(model, protocol), prompt, time.monotonic())
 
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = "anthropic" if "messages" in request.path else "openai"
@@ -151,20 +163,23 @@ class SimulatedServer:
         key = self.options.api_key
         return key is None or request.headers.get("authorization") == f"Bearer {key}" or request.headers.get("x-api-key") == key
 
-    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served) -> web.StreamResponse:
         fault = self.faults.pick(asked.text)
         if self.options.latency_s:
             await asyncio.sleep(self.options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             return await self._unbilled(protocol, fault)
+        self.cache.began(served, time.monotonic())
         made = answer(asked, self.options.answers)
-        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"req_{number:08d}"
         client_id = request.headers.get("x-client-request-id", "")
         await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
-        reply = _WRITERS[protocol](asked, made, request_id)
+        reply = _WRITERS[protocol](asked, made, request_id, usage)
         headers = {"request-id" if protocol == "anthropic" else "x-request-id": request_id}
-        headers |= self.options.limits.headers(asked.model, protocol)
+        if self.options.limits.active:
+            self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
+            headers |= self.options.limits.headers(_account(request, asked.model), protocol)
         if fault is not None:
             return await self._billed(request, protocol, fault, reply, headers)
         return web.Response(body=orjson.dumps(reply), content_type=JSON, headers=headers)
@@ -224,6 +239,8 @@ class SimulatedServer:
         if path == "/_reset" and request.method == "POST":
             self.bill.clear()
             self.faults.clear()
+            self.cache.clear()
+            self.options.limits.clear()
             return _json({"reset": True})
         if path == "/_faults" and request.method == "DELETE":
             self.faults.clear()
@@ -240,7 +257,14 @@ class SimulatedServer:
 
     def summary(self) -> dict[str, Any]:
         """The bill, and what the server saw."""
-        return {**self.bill.summary(), "refused_429": self.options.limits.refused, "most_in_flight": self.most_in_flight}
+        limits = self.options.limits
+        counted = {"admitted": limits.admitted, "counted_tokens": limits.counted_tokens, "refused_429": limits.refused}
+        return {**self.bill.summary(), **counted, "most_in_flight": self.most_in_flight}
+
+
+def _account(request: web.BaseRequest, model: str) -> str:
+    """Whose limits a call counts against: those of its model with its key."""
+    return f"{model} {request.headers.get('authorization') or request.headers.get('x-api-key', '')}"
 
 
 def _json(body: Any, status: int = 200) -> web.Response:
@@ -278,7 +302,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=9999)
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--rpm", type=float, help="requests per minute and model")
-    parser.add_argument("--tpm", type=float, help="tokens per minute and model")
+    parser.add_argument("--tpm", type=float, help="tokens per minute and model, counted as OpenAI does")
+    parser.add_argument("--itpm", type=float, help="input tokens per minute and model, as Anthropic counts")
+    parser.add_argument("--otpm", type=float, help="output tokens per minute and model, as Anthropic counts")
     parser.add_argument("--burst-s", type=float, default=1.0, help="seconds' worth of a limit that may come at once")
     parser.add_argument("--bill", type=Path, help="a file that gets one JSON line per billed call, on disk before the reply")
     parser.add_argument("--answers", type=Path, help="a JSON object: known answers by last user message")
@@ -305,7 +331,7 @@ def main() -> None:
 
     given = _parser().parse_args()
     answers = orjson.loads(given.answers.read_bytes()) if given.answers else {}
-    limits = Limits(given.rpm, given.tpm, given.burst_s)
+    limits = Limits(given.rpm, given.tpm, given.itpm, given.otpm, given.burst_s)
     uvloop.run(
         serve(
             ServerOptions(

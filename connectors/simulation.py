@@ -83,12 +83,12 @@ def asked_of_chat(model: str, body: JsonObject) -> Asked:
     for message in messages:
         if not isinstance(message, dict) or "role" not in message:
             raise ValueError("each message is an object with a role")
-        part_tokens, part_text = _chat_content(message)
+        part_tokens, part_text = chat_content(message)
         count += part_tokens
         if message["role"] == "user":
             text = part_text
     tools = [t.get("function", {}) for t in body.get("tools") or ()]
-    count += sum(_tool_tokens(t.get("name"), t.get("description"), t.get("parameters")) for t in tools)
+    count += sum(tool_tokens(t.get("name"), t.get("description"), t.get("parameters")) for t in tools)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     form = (body.get("response_format") or {}).get("type", "text")
     forced = _forced(body.get("tool_choice"), tools)
@@ -97,7 +97,7 @@ def asked_of_chat(model: str, body: JsonObject) -> Asked:
     return Asked(model, text, count, limit, int(body.get("n") or 1), forced, form != "text", tier)
 
 
-def _chat_content(message: JsonObject) -> tuple[int, str]:
+def chat_content(message: JsonObject) -> tuple[int, str]:
     content = message.get("content")
     count = sum(PART_TOKENS + tokens(c["function"]["name"]) + tokens(c["function"]["arguments"]) for c in message.get("tool_calls") or ())
     if content is None:
@@ -116,16 +116,16 @@ def asked_of_messages(model: str, body: JsonObject) -> Asked:
         raise ValueError("messages: at least one message is required")
     if not isinstance(limit, int) or limit < 1:
         raise ValueError("max_tokens: Field required")
-    count, text = _blocks(body.get("system") or [])[0], ""
+    count, text = blocks(body.get("system") or [])[0], ""
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
             raise ValueError("messages: each has a role, user or assistant")
-        part_tokens, part_text, is_question = _blocks(message.get("content") or [])
+        part_tokens, part_text, is_question = blocks(message.get("content") or [])
         count += part_tokens
         if message["role"] == "user" and is_question:
             text = part_text
     tools = body.get("tools") or []
-    count += sum(_tool_tokens(t.get("name"), t.get("description"), t.get("input_schema")) for t in tools)
+    count += sum(tool_tokens(t.get("name"), t.get("description"), t.get("input_schema")) for t in tools)
     choice = body.get("tool_choice") or {}
     forced = choice.get("name") or (tools[0]["name"] if choice.get("type") == "any" and tools else None)
     form = (body.get("output_config") or {}).get("format")
@@ -141,7 +141,7 @@ def asked_of_cohere(model: str, body: JsonObject) -> Asked:
     return asked_of_chat(model, {"messages": body.get("messages"), "tools": tools, "response_format": form, **chosen, **limit})
 
 
-def _blocks(content: Any) -> tuple[int, str, bool]:
+def blocks(content: Any) -> tuple[int, str, bool]:
     if isinstance(content, str):
         return PART_TOKENS + tokens(content), content, True
     count, texts = 0, []
@@ -155,13 +155,13 @@ def _blocks(content: Any) -> tuple[int, str, bool]:
         elif kind == "tool_use":
             count += PART_TOKENS + tokens(block["name"]) + tokens(orjson.dumps(block["input"]).decode())
         elif kind == "tool_result":
-            count += _blocks(block.get("content") or [])[0]
+            count += blocks(block.get("content") or [])[0]
         else:
             raise ValueError(f"content of type {kind!r} is not known")
     return count, "\n".join(texts), bool(texts)
 
 
-def _tool_tokens(name: Any, description: Any, schema: Any) -> int:
+def tool_tokens(name: Any, description: Any, schema: Any) -> int:
     return PART_TOKENS + (len(orjson.dumps([name, description, schema])) + 3) // 4
 
 

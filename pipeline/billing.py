@@ -6,6 +6,7 @@ The day of a call is the UTC day on which it was sent; its cap and its bill are 
 import unicodedata
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
@@ -16,7 +17,10 @@ from .errors import Rejected, Unpriced
 from .models import Catalogue, Model
 from .prices import Rate, ServiceTier, day_of, rates
 
-__all__ = ["SavingsSplit", "ServiceTier", "bill", "cap", "counterfactual", "day_of", "requested_tier", "split_savings", "unpriced"]
+__all__ = [
+    "SavingsSplit", "ServiceTier", "bill", "billed_tier", "cap", "cost", "counterfactual", "day_of", "requested_tier", "split_savings",
+    "unpriced",
+]  # fmt: skip
 
 MESSAGE_TOKENS = 16
 """More than any provider adds around one message."""
@@ -39,9 +43,10 @@ def bill(model: Model, usage: Usage, tier: str, day: date) -> int:
 
     Raises `Unpriced` for a model, tier or kind of token without a known price, and for counts that can't be.
     """
-    read, write, write_1h = usage.cache_read_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens
-    plain = usage.input_tokens - read - write - write_1h
-    if plain < 0 or usage.output_tokens < 0 or read < 0 or write < 0 or write_1h < 0:
+    read, write = usage.cache_read_tokens, usage.cache_write_tokens
+    write_1h, write_12h = usage.cache_write_1h_tokens, usage.cache_write_12h_tokens
+    plain = usage.input_tokens - read - write - write_1h - write_12h
+    if min(plain, usage.output_tokens, read, write, write_1h, write_12h) < 0:
         raise Unpriced(f"the usage {usage!r} of a call of {model.name!r} can't be: cached tokens are part of the input tokens")
     rate = rates(model, tier, day).at(usage.input_tokens)
     total = plain * rate.input + usage.output_tokens * rate.output
@@ -51,7 +56,29 @@ def bill(model: Model, usage: Usage, tier: str, day: date) -> int:
         total += write * _known(rate.cache_write, "cache writes", model, tier)
     if write_1h:
         total += write_1h * _known(rate.cache_write_1h, "one-hour cache writes", model, tier)
+    if write_12h:
+        total += write_12h * _known(rate.cache_write_12h, "12-hour cache writes", model, tier)
     return total
+
+
+def billed_tier(service_tier: str, *, batch: bool) -> str:
+    """The price table of a call: lines of a provider's batch report the standard tier, and cost what a batch costs.
+
+    Raises `Unpriced` for a batch line of another tier: nobody sells that, so nobody here knows its price.
+    """
+    if not batch:
+        return service_tier
+    if service_tier not in ("standard", "batch"):
+        raise Unpriced(f"a batch line was served at the tier {service_tier!r}, which has no known price; nothing more is paid")
+    return "batch"
+
+
+def cost(model: Model, usage: Usage, *, tier: str = "standard", batch: bool = False, day: date) -> Decimal:
+    """What a call cost in USD, exactly: `tier` is what the response says, `batch` what we remember of how it was sent.
+
+    Provider and price table are the model's. Raises `Unpriced`, see `bill`.
+    """
+    return Decimal(bill(model, usage, billed_tier(tier, batch=batch), day)).scaleb(-12)
 
 
 def _known(price: int | None, what: str, model: Model, tier: str) -> int:
@@ -99,10 +126,13 @@ def cap(model: Model, body: JsonObject, day: date, tier: ServiceTier | None = No
     """
     _refuse_unbounded(body)
     raw = _dump(body)
+    if b'"ttl":"12h"' in raw:
+        raise Unpriced("a chat completion does not say how long its cache writes are kept, so 12h can't be billed; use 30m")
     input_tokens = _input_bound(model, body, raw)
     output_tokens = output_bound(model, body)
     asked = tier or requested_tier(body)
-    hour = b'"1h"' in raw
+    # The engine itself may ask for an hour where the model's cache offers it.
+    hour = b'"1h"' in raw or model.prompt_cache == "cache_control"
     # A synchronous call may be served, and billed, at the standard tier in place of the requested one.
     tiers = {asked} if asked == "batch" else {asked, "standard"}
     return max(_at_most(rates(model, t, day).at(input_tokens), input_tokens, output_tokens, hour) for t in tiers)

@@ -20,6 +20,14 @@ MODEL_SPECIFIC = frozenset(
 )  # fmt: skip
 """Codes of refusals that another model may not share."""
 
+MOST_TRIES = 2
+"""Of one model in a row, where the route names another one that is well."""
+MOST_REFUSALS = 10
+"""So often a call is told to come later before that counts as a failure."""
+
+OF_THE_KEY = frozenset({"provider_auth", "insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of refusals that another key of the provider may not share."""
+
 DEFAULT_OUTPUT_TOKENS = 256
 """What a call that names no bound is reckoned to produce, until its usage is known."""
 
@@ -32,13 +40,16 @@ class Tried:
     error: EngineError | None = None
     retry_after_s: float | None = None
     """The provider's wish. It holds for all calls of the model, so its pace waits, not this call."""
+    rate_limited: bool = False
 
 
 def after(error: EngineError) -> Tried:
     """What to do after a failed attempt: the same again, another model, or nothing."""
     if isinstance(error, Rejected):
         return Tried("next_model" if error.code in MODEL_SPECIFIC else "give_up", error)
-    return Tried("retry", error, error.retry_after if isinstance(error, Unavailable) else None)
+    if isinstance(error, Unavailable):
+        return Tried("retry", error, error.retry_after, error.rate_limited)
+    return Tried("retry", error)
 
 
 def backoff_s(tries: int, random: Callable[[], float], *, first_s: float = 0.5, most_s: float = 30.0) -> float:
@@ -49,6 +60,10 @@ def backoff_s(tries: int, random: Callable[[], float], *, first_s: float = 0.5, 
 
 def estimate_tokens(model: Model, body: JsonObject) -> int:
     """What the call counts against tokens per minute until its usage is known: a quarter of its bytes, and its output's bound."""
+    return len(orjson.dumps(body.get("messages"))) // 4 + estimate_output(model, body)
+
+
+def estimate_output(model: Model, body: JsonObject) -> int:
+    """The output's bound, as far as the request or the model names one."""
     asked = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_OUTPUT_TOKENS
-    output = min(asked if isinstance(asked, int) else DEFAULT_OUTPUT_TOKENS, model.max_output_tokens)
-    return len(orjson.dumps(body.get("messages"))) // 4 + output
+    return min(asked if isinstance(asked, int) else DEFAULT_OUTPUT_TOKENS, model.max_output_tokens)

@@ -10,6 +10,7 @@ its leader itself. Leaders that are merely similar are put side by side, so that
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from .numbers import numbers
 from .ports import Vectors
 from .semantic import Features, SharingPolicy
+
+if TYPE_CHECKING:
+    from sklearn.cluster import DBSCAN
 
 Matrix = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -33,6 +37,8 @@ class Pending:
     """Fingerprint of the request."""
     text: str
     arrived_ms: int
+    nearest: float = 0.0
+    """Cosine to the nearest prompt that is answered already; it was not near enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,9 @@ class _Signatures:
 
 
 def _accepts(policy: SharingPolicy, similarity: float, follower: Pending, leader: Pending) -> bool:
-    return policy.accept(Features(similarity=similarity, identical=follower.text == leader.text)).accepted
+    """The leader has no answer yet: it is a group of its own, and what is answered is of another group."""
+    identical = follower.text == leader.text
+    return policy.accept(Features(similarity=similarity, identical=identical, margin=similarity - follower.nearest)).accepted
 
 
 def _join_flights(
@@ -160,19 +168,24 @@ def _merge(window: list[Pending], rows: Vectors, policy: SharingPolicy, signatur
     return merges
 
 
+def load_clustering() -> "type[DBSCAN]":
+    """Imported here: it takes a second, and only workers coalesce. They call it before they are ready, not in their first window."""
+    from sklearn.cluster import DBSCAN
+
+    found: type[DBSCAN] = DBSCAN
+    return found
+
+
 def _clusters(similar: Matrix, near: Mask, eps: float) -> list[list[int]]:
     """DBSCAN's clusters as ascending rows; pairs that are not `near` are at the greatest distance. Noise is in none."""
     linked = np.flatnonzero(near.any(axis=1))
     if len(linked) == 0:
         return []
-    # Imported here: it takes a second, and only workers coalesce.
-    from sklearn.cluster import DBSCAN
-
     # Only rows with a neighbour at all: in a window of strangers, the usual case, there is nothing to cluster.
     part = np.ix_(linked, linked)
     distance = np.where(near[part], np.clip(1.0 - similar[part], 0.0, 2.0), 2.0)
     np.fill_diagonal(distance, 0.0)
-    labels = DBSCAN(eps=eps, min_samples=2, metric="precomputed").fit(distance).labels_
+    labels = load_clustering()(eps=eps, min_samples=2, metric="precomputed").fit(distance).labels_
     clusters: dict[int, list[int]] = {}
     for row, label in zip(linked.tolist(), labels.tolist(), strict=True):
         if label >= 0:

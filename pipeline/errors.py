@@ -8,13 +8,17 @@ EngineError
 +-- OverBudget        stop: the next attempt could exceed the cap
 +-- Unpriced          a model, tier or usage field without a known price: stop paying
 +-- ConfigError       the settings or the installation are wrong: exit with the message
++-- StoreFailed       what is kept on the local disk can't be written: exit; the topics have all of it
 +-- Stalled           the worker gets nowhere: exit, so that others take over
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands that only print an error need not wait for the records
+    from collections.abc import Sequence
+
     from ..schemas.answers import Usage
+    from .rates import RateSeen
 
 
 class EngineError(Exception):
@@ -39,9 +43,20 @@ class Unavailable(EngineError):
 
     code = "unavailable"
 
-    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        code: str | None = None,
+        rate_limited: bool = False,
+        rates: "Sequence[RateSeen]" = (),
+    ) -> None:
+        """`rate_limited`: the provider is well, and was asked too fast. `rates`: what its reply says about its limits."""
         super().__init__(message, code=code)
         self.retry_after = retry_after
+        self.rate_limited = rate_limited
+        self.rates = rates
 
 
 class Ambiguous(EngineError):
@@ -77,6 +92,12 @@ class ConfigError(EngineError):
     """The settings or the installation are wrong; the message says what to do."""
 
     code = "config_error"
+
+
+class StoreFailed(EngineError):
+    """The local disk refuses a write (it is full, or broken): the worker ends, nothing is lost."""
+
+    code = "store_failed"
 
 
 class Stalled(EngineError):

@@ -82,20 +82,24 @@ def fresh(record: AnswerRecord, now_ms: int, max_age_s: int) -> bool:
     return record.answer is not None and age <= 1000 * min(record.ttl_s, max_age_s)
 
 
-def look_up(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, lease_ms: int) -> Decision:
+def look_up(
+    lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, lease_ms: int, worked_off_ms: int | None = None
+) -> Decision:
     """Decides one lookup by the rows of the fingerprint that it asks for.
 
-    That is the request's own fingerprint, or for a follower the one that it follows.
+    That is the request's own fingerprint, or for a follower the one that it follows. `worked_off_ms`: all calls of the partition that
+    were sent before are done; a lease does not run out while its call may wait for its turn.
     """
     request = lookup.request
+    by_calls_ms = now_ms if worked_off_ms is None else min(now_ms, worked_off_ms)
     if lookup.follow is not None:
-        return _follow(lookup, answer, flight, now_ms)
+        return _follow(lookup, answer, flight, now_ms, by_calls_ms)
     if answer is not None and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
         return Hit(answer, redelivered=answer.owner == request.identity)
     if flight is not None and flight.owner != request.identity and too_slow(flight, request, now_ms):
         return Overtake(Lookup(request=_by_itself(request)))
     row = WaiterRow(waiter=waiter_of(request))
-    if flight is not None and flight.owner != request.identity and now_ms < flight.lease_ms:
+    if flight is not None and flight.owner != request.identity and by_calls_ms < flight.lease_ms:
         return Join(row, start=None, forward=None)
     if flight is None:
         flight = Flight(
@@ -126,6 +130,20 @@ def _by_itself(request: Request) -> Request:
     return request.model_copy(update={"fingerprint": fingerprint, "flight": flight, "shareable": False})
 
 
+def told_before(record: AnswerRecord, kept: AnswerRecord | None) -> Waiter | None:
+    """The owner, where it was given another one's answer (it is in the row, `kept`) before this one of its own call came: a redelivery
+    can have sent it both ways."""
+    own = record.answer is not None and record.source.tier == "provider" and kept is not None and kept.owner == record.owner
+    return kept.asker if own and kept is not None else None
+
+
+def worth_keeping(record: AnswerRecord, kept: AnswerRecord | None) -> bool:
+    """An answer of the owner's own call does not give way to a shared one."""
+    if record.answer is None or not record.cacheable:
+        return False
+    return record.source.tier == "provider" or kept is None or kept.owner != record.owner or kept.source.tier != "provider"
+
+
 def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:
     """The owner's own error, or an answer read back from the ledger that was too old when this one asked."""
     if record.request is None or waiter.identity == record.owner:
@@ -133,7 +151,7 @@ def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:
     return record.answer is None or waiter.accepted_ms - record.created_ms > 1000 * record.ttl_s
 
 
-def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int) -> Decision:
+def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, by_calls_ms: int) -> Decision:
     follow, request = lookup.follow, lookup.request
     assert follow is not None
     # What the source itself was given by similarity is not passed on: nobody has compared these two prompts.
@@ -141,7 +159,7 @@ def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     if answer is not None and own and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
         return Share(shared(answer, lookup, now_ms))
     # Of a flight without a call nobody knows whether it ends: it may be waiting for this very request.
-    waits = flight is not None and flight.since_ms == follow.since_ms and now_ms < flight.lease_ms
+    waits = flight is not None and flight.since_ms == follow.since_ms and by_calls_ms < flight.lease_ms
     if flight is not None and waits and not too_slow(flight, request, now_ms):
         return Join(WaiterRow(waiter=waiter_of(request), follow=follow, request=request), start=None, forward=None)
     return Return(Miss(request=request, skip_semantic=True))
@@ -168,6 +186,7 @@ def shared(answer: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord:
         created_ms=now_ms,
         ttl_s=max(0, min(left_s, request.cache_ttl_s)),
         scope=request.scope,
+        asker=waiter_of(request),
     )
 
 

@@ -206,6 +206,11 @@ class FlightRow:
         """Attempts that cost money, or may have."""
         return sum(a.state is not State.UNPAID for a in self.attempts.values())
 
+    @property
+    def open_epochs(self) -> set[str]:
+        """Whose attempts have no outcome yet."""
+        return {a.epoch for a in self.attempts.values() if a.state is State.OPEN}
+
     def pack(self) -> bytes:
         attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch, a.model] for id_, a in self.attempts.items()]
         parked = None if self.parked is None else self.parked.values

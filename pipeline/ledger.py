@@ -4,6 +4,7 @@
         `decide` answers `Completed`.
     P2  A call in flight at a crash is paid at most once more per crash, and a flight never more than `max_attempts`
         times in all: every attempt that may have cost money counts, whoever made it.
+        A hedge (a tenant's own choice) is such an attempt beside one that is open.
     P3  Every possible double payment is a record: certain <= the provider's bill <= certain + ambiguous (+ open, while
         calls are in flight). An open intent is booked as ambiguous, at its cap, before its flight is paid again.
     P4  With `on_ambiguous="fail"` a flight is paid at most once.
@@ -211,8 +212,20 @@ class Ledger:
         row = self._row(flight)
         return len(row.attempts), row.certain_pico
 
-    def decide(self, flight: str, *, now_ms: int, owner: Owner, policy: Policy, cap_pico: int, asked_ms: int | None = None) -> Decision:
+    def decide(
+        self,
+        flight: str,
+        *,
+        now_ms: int,
+        owner: Owner,
+        policy: Policy,
+        cap_pico: int,
+        asked_ms: int | None = None,
+        hedge: bool = False,
+    ) -> Decision:
         """What the owner of the partition may do about a flight now.
+
+        `hedge`: pay although an attempt of the owner's own is not answered yet; the caps of what is open count as spent.
 
         `cap_pico` is the most that the next attempt can cost. `asked_ms`: when the request came in; a request that came
         after its flight had failed was asked again on purpose, and may use up the attempts that are left.
@@ -223,12 +236,12 @@ class Ledger:
         if row.failed is not None and (asked_ms is None or asked_ms <= row.failed_ms):
             return Failed(row.failed)
         unfinished = self._unfinished(row, now_ms, owner)
-        if unfinished is not None:
+        if unfinished is not None and not (hedge and isinstance(unfinished, WaitUntil) and row.open_epochs == {owner.epoch}):
             return unfinished
         allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
         if row.possibly_paid >= allowed:
             return Exhausted(row.possibly_paid)
-        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS)
+        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
         if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
             return OverCap(spent)
         return Pay(1 + max((a.number for a in row.attempts.values()), default=0))

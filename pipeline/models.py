@@ -8,6 +8,14 @@ from typing import Literal
 from .errors import Rejected
 
 TierName = Literal["economy", "standard", "premium"]
+PromptCache = Literal["none", "automatic", "keyed", "breakpoints", "cache_control"]
+"""What a provider's prompt cache wants of us.
+
+automatic      finds prefixes by itself: only the order of calls helps
+keyed          the same, and takes a `prompt_cache_key` that brings calls to one machine (OpenAI until GPT-5.5)
+breakpoints    caches what `prompt_cache_breakpoint` marks, and charges for writing (OpenAI since GPT-5.6)
+cache_control  caches what `cache_control` marks, and charges for writing (Anthropic)
+"""
 ProviderName = Literal["openai", "anthropic", "vllm", "cohere", "simulated"]
 
 
@@ -20,6 +28,7 @@ class Prices:
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
     cache_write_1h: Decimal | None = None
+    cache_write_12h: Decimal | None = None
     batch_factor: Decimal = Decimal("0.5")
     """Price of a provider batch, relative to a plain call."""
     flex_factor: Decimal | None = None
@@ -45,7 +54,7 @@ class Model:
     """The operator's prior, 0 to 1."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    max_in_flight: int = 256
+    max_in_flight: int = 1024
     supports_tools: bool = True
     supports_images: bool = False
     aliases: tuple[str, ...] = ()
@@ -59,6 +68,12 @@ class Model:
     """May be chosen for a request that leaves the choice to this engine; otherwise it must be asked for by name."""
     price_as: ProviderName | None = None
     """Whose price table applies; None: the provider's own. Set where another provider stands in."""
+    prompt_cache: PromptCache = "none"
+    prompt_cache_min_tokens: int = 1024
+    """Shorter prefixes are not cached."""
+    cache_write_12h_factor: Decimal | None = None
+    """Price of a token written for 12 hours, relative to the plain input price; for models priced by the price table, which does not know
+    this kind of token."""
     why_disabled: str = ""
 
     @property

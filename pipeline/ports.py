@@ -14,6 +14,7 @@ from ..schemas.record import JsonObject
 from .errors import EngineError
 from .models import Model
 from .provider_batch import BatchTraits
+from .rates import RateSeen
 
 Vector = NDArray[np.float32]
 """Shape (dimension,), unit length."""
@@ -31,6 +32,8 @@ class ProviderReply:
     request_id: str
     service_tier: str = "standard"
     """As the response says: standard | flex | priority; what the call is billed by."""
+    rates: Sequence[RateSeen] = ()
+    """What the reply says about the limits of its model and key."""
 
 
 class Provider(Protocol):
@@ -138,6 +141,11 @@ class Embedder(Protocol):
     @property
     def max_tokens(self) -> int:
         """Longer texts are truncated by the model: two texts equal up to here look the same to it."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """From how many threads it may be called, and gains by it."""
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...

@@ -26,6 +26,8 @@ _CONTEXTS: dict[str, dict[str, str]] = {
     "batch": {"processing": "batch"},
 }
 _KEYS = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
+_OWN_KEY = "cache_write_12h_mtok"
+"""Not in the package: given in `models.toml`."""
 
 
 class Rate(NamedTuple):
@@ -36,6 +38,7 @@ class Rate(NamedTuple):
     cache_read: int | None
     cache_write: int | None
     cache_write_1h: int | None
+    cache_write_12h: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,22 @@ def day_of(epoch_ms: int) -> date:
 
 def rates(model: Model, tier: str, day: date) -> Rates:
     """Prices of a model. Raises `Unpriced` where the model, the tier or the day has none."""
-    return _rates(model.priced_as, model.provider_model, model.prices, tier, day)
+    found = _rates(model.priced_as, model.provider_model, model.prices, tier, day)
+    factor = model.cache_write_12h_factor
+    return found if factor is None else _with_12h(found, factor, model.name)
+
+
+@lru_cache(maxsize=4096)
+def _with_12h(found: Rates, factor: Decimal, name: str) -> Rates:
+    def priced(rate: Rate) -> Rate:
+        price = rate.input * factor
+        if price != int(price) or price < 0:
+            raise Unpriced(
+                f"cache_write_12h_factor = {factor} of {name!r} gives no whole number of pico-dollars a token; correct models.toml"
+            )
+        return rate._replace(cache_write_12h=int(price))
+
+    return Rates(priced(found.base), tuple((start, priced(rate)) for start, rate in found.steps))
 
 
 @lru_cache(maxsize=4096)
@@ -78,9 +96,9 @@ def _given(prices: Prices, tier: str, name: str) -> Rates:
     factor = factors.get(tier)
     if factor is None:
         raise Unpriced(f"the prices given for {name!r} have no {tier!r} tier; add {tier}_factor to its prices in models.toml")
-    fields = (prices.input, prices.output, prices.cache_read, prices.cache_write, prices.cache_write_1h)
+    fields = (prices.input, prices.output, prices.cache_read, prices.cache_write, prices.cache_write_1h, prices.cache_write_12h)
     values = [None if p is None else p * factor for p in fields]
-    return _from_columns(dict(zip(_KEYS, values, strict=True)), name)
+    return _from_columns(dict(zip((*_KEYS, _OWN_KEY), values, strict=True)), name)
 
 
 def _find(provider: ProviderName, name: str) -> "ModelInfo":
@@ -139,10 +157,10 @@ def _above(column: Any, start: int) -> Decimal | None:
 
 
 def _rate(prices: dict[str, Decimal | None], what: str) -> Rate:
-    values = [_pico(prices[key], what) for key in _KEYS]
+    values = [_pico(prices.get(key), what) for key in (*_KEYS, _OWN_KEY)]
     if values[0] is None or values[1] is None:
         raise Unpriced(f"{what} has no price per input and output token, so it is not called; give its prices in models.toml")
-    return Rate(values[0], values[1], values[2], values[3], values[4])
+    return Rate(values[0], values[1], *values[2:])
 
 
 def _pico(per_million: Decimal | None, what: str) -> int | None:

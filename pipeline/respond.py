@@ -54,7 +54,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return self._completed(record) if first and record.purpose == "answer" else Outcome(cost=self._extra(record))
+            return self._completed(record) if first and record.purpose in ("answer", "hedge") else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
@@ -85,9 +85,18 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose == "answer" else record.purpose
+        kind = "duplicate" if record.purpose in ("answer", "hedge") else record.purpose
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
+                      model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
+                      **_tokens(answer.usage))  # fmt: skip
+
+    def in_vain(self, owner: Waiter, record: AnswerRecord) -> CostEvent:
+        """The row of a call whose request had been answered by then: it takes the place of the one that the ledger's completion gave."""
+        answer = record.answer
+        assert answer is not None
+        attempt = record.source.attempt
+        return _event(owner, record.created_ms, event_id=attempt, version=2, kind="duplicate", attempt_id=attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       **_tokens(answer.usage))  # fmt: skip
 
@@ -119,7 +128,7 @@ class Clerk:
 
     def _failed(self, record: Failure) -> Outcome:
         answer = failed(record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico)
-        cost = _event(record.request, record.at_ms, event_id=response_id(record.request.identity, "error"), kind="error",
+        cost = _event(record.request, record.at_ms, event_id=error_id(record.request.identity, record.request.fingerprint), kind="error",
                       error_code=record.error.code, latency_ms=max(0, record.at_ms - record.request.accepted_ms))  # fmt: skip
         return Outcome(answer, None, cost)
 
@@ -134,10 +143,10 @@ class Clerk:
         line = self._line(waiter, record, tier, account, now_ms)
         if tier == "provider":
             return line, None
-        event = _event(waiter, now_ms, event_id=response_id(waiter.identity, "hit"), kind="answer", model_used=answer.model_used,
-                       provider=self._provider(answer.model_used), cache_tier=tier, similarity=record.source.similarity,
-                       source_id=record.source.fingerprint, latency_ms=line.engine.latency_ms, **_money(account),
-                       **_tokens(answer.usage))  # fmt: skip
+        event = _event(waiter, now_ms, event_id=response_id(waiter.identity, "hit" + record.fingerprint), kind="answer",
+                       model_used=answer.model_used, provider=self._provider(answer.model_used), cache_tier=tier,
+                       similarity=record.source.similarity, source_id=record.source.fingerprint, latency_ms=line.engine.latency_ms,
+                       **_money(account), **_tokens(answer.usage))  # fmt: skip
         return line, event
 
     def _line(self, waiter: Waiter, record: AnswerRecord, tier: Tier, account: SavingsSplit, now_ms: int) -> ResponseLine:
@@ -172,7 +181,7 @@ class Clerk:
         line = error_line(waiter, error, now_ms, flight=record.flight, attempts=record.attempts if owner else 0,
                           spent_pico=record.spent_pico if owner else 0)  # fmt: skip
         # An owner's failure has this row from the ledger already, under the same id; a refusal by the router has not.
-        return line, error_event(waiter, error, now_ms)
+        return line, error_event(waiter, error, now_ms, record.fingerprint)
 
 
 def error_line(waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "", attempts: int = 0, spent_pico: int = 0) -> ResponseLine:
@@ -192,9 +201,14 @@ def error_line(waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "
     )
 
 
-def error_event(waiter: Waiter | Request, error: ErrorInfo, now_ms: int) -> CostEvent:
-    """The cost row of a request that ended in an error."""
-    return _event(waiter, now_ms, event_id=response_id(waiter.identity, "error"), kind="error", error_code=error.code,
+def error_id(identity: Identity, fingerprint: str) -> str:
+    """Of the row of an error. With the fingerprint: a raw producer may have asked another body under the same identity."""
+    return response_id(identity, "error" + fingerprint)
+
+
+def error_event(waiter: Waiter | Request, error: ErrorInfo, now_ms: int, fingerprint: str = "") -> CostEvent:
+    """The cost row of a request that ended in an error; without a fingerprint where it did not pass the door."""
+    return _event(waiter, now_ms, event_id=error_id(waiter.identity, fingerprint), kind="error", error_code=error.code,
                   latency_ms=max(0, now_ms - waiter.accepted_ms))  # fmt: skip
 
 

@@ -4,17 +4,18 @@ Waiting lets prompts meet: larger windows merge more and embed faster, and each 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from math import exp
+from typing import Literal
 
 from ..schemas.record import Lane
 
-Close = Literal["full", "old", "no_permits", "nobody_else"]
+Close = Literal["full", "old", "nobody_else"]
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPolicy:
-    """One lane's window. `target` is the size at which it closes, within min_size and max_size; a `SizeLaw` may move it."""
+    """One lane's window. `target` is the size at which it closes, within min_size and max_size."""
 
     min_size: int
     max_size: int
@@ -54,47 +55,51 @@ def _fixed(min_size: int, max_size: int, max_wait_ms: int) -> WindowPolicy:
     return WindowPolicy(min_size, max_size, max_wait_ms, target=max_size)
 
 
-def should_close(
-    policy: WindowPolicy, *, size: int, age_ms: float, permits_free: int | None = None, more_queued: bool = True
-) -> Close | None:
+def should_close(policy: WindowPolicy, *, size: int, age_ms: float, wait_ms: float | None = None, more_queued: bool = True) -> Close | None:
     """Why the window closes now, or None: it goes on waiting.
 
-    `size` prompts pend, the oldest for `age_ms`. `permits_free`: how many more prompts this lane may hold (None: no limit); at 0 nobody can
-    come in, so waiting gains nothing. `more_queued`: whether prompts are known to be on their way; without them min_size is enough.
+    `size` prompts pend, the oldest for `age_ms` of `wait_ms` (None: what the lane allows). `more_queued`: whether prompts are known to be
+    on their way; without them min_size is enough.
     """
     if size <= 0:
         return None
     if size >= policy.target:
         return "full"
-    if age_ms >= policy.max_wait_ms:
+    if age_ms >= min(policy.max_wait_ms, policy.max_wait_ms if wait_ms is None else wait_ms):
         return "old"
-    if permits_free is not None and permits_free <= 0:
-        return "no_permits"
     if not more_queued and size >= policy.min_size:
         return "nobody_else"
     return None
 
 
-def wait_ms(policy: WindowPolicy, age_ms: float) -> float:
-    """How long the window may still wait."""
-    return max(0.0, policy.max_wait_ms - age_ms)
+SHORTEST_MS = 10.0
+"""So long a window waits where nobody else is to be expected."""
 
 
-class SizeLaw(Protocol):
-    """How the target size follows what was observed."""
+def wait_ms(policy: WindowPolicy, *, per_s: float, calls_wait: bool = False) -> float:
+    """How long a window that opens now waits at most, by the load: `per_s` prompts of its lane come per second.
 
-    def next_target(self, policy: WindowPolicy, latency_p95_ms: float) -> int: ...
+    As long as it takes to fill it, where others come at all; as long as the lane allows, where calls wait for the provider's limits (as its
+    replies tell them) anyway, so that waiting costs nothing and merges more.
+    """
+    shortest = min(SHORTEST_MS, policy.max_wait_ms)
+    if calls_wait:
+        return float(policy.max_wait_ms)
+    if per_s * policy.max_wait_ms < 1000:
+        return float(shortest)
+    return min(float(policy.max_wait_ms), max(shortest, 1000 * policy.target / per_s))
 
 
-@dataclass(frozen=True, slots=True)
-class FixedSize:
-    """The target stays where it is, whatever the latency."""
+@dataclass(slots=True)
+class Arrivals:
+    """How many come per second: a mean that forgets within about a second. Times in seconds of one monotonic clock."""
 
-    def next_target(self, policy: WindowPolicy, latency_p95_ms: float) -> int:
-        return policy.target
+    per_s: float = 0.0
+    at: float = float("-inf")
+    memory_s: float = 1.0
 
-
-def adapt(policy: WindowPolicy, law: SizeLaw, latency_p95_ms: float) -> WindowPolicy:
-    """The window with the size that the law asks for, kept within its bounds."""
-    target = law.next_target(policy, latency_p95_ms)
-    return replace(policy, target=min(policy.max_size, max(policy.min_size, target)))
+    def add(self, count: int, now: float) -> float:
+        """Counts, and returns the rate."""
+        self.per_s = self.per_s * exp(-max(0.0, now - self.at) / self.memory_s) + count / self.memory_s
+        self.at = now
+        return self.per_s

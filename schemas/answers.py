@@ -3,7 +3,7 @@
 from typing import Literal
 
 from .record import SCHEMA_VERSION, JsonObject, Record
-from .requests import Identity, Request
+from .requests import Identity, Request, Waiter
 
 
 class Usage(Record):
@@ -16,6 +16,9 @@ class Usage(Record):
     cache_write_tokens: int = 0
     """Written to the provider's cache at its short time to live."""
     cache_write_1h_tokens: int = 0
+    """Written at the longer time to live of Anthropic."""
+    cache_write_12h_tokens: int = 0
+    """Written at the longer time to live of OpenAI."""
 
 
 class ErrorInfo(Record):
@@ -73,6 +76,8 @@ class AnswerRecord(Record):
     scope: str = ""
     request: Request | None = None
     """Set where the outcome is the owner's alone (see pipeline/exact.py): the next waiter takes the flight over."""
+    asker: Waiter | None = None
+    """The owner as it was told another one's answer. Should a call of its own end later, that call answered nobody."""
 
 
 class VectorRecord(Record):

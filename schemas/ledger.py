@@ -11,7 +11,8 @@ from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
 from .requests import Call, Request
 
-Purpose = Literal["answer", "audit", "judge", "priming", "exploration"]
+Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
+"""`hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
 
 
 class Intent(Record):

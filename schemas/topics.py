@@ -28,8 +28,18 @@ class Topics:
         return self._n("requests")
 
     @property
+    def bulk_requests(self) -> str:
+        """The door of the batch lane: requests that say no priority there are batch. A job of a million rows holds up nobody at it."""
+        return self._n("requests.batch")
+
+    @property
     def lookups(self) -> str:
         return self._n("lookups")
+
+    @property
+    def bulk_lookups(self) -> str:
+        """Those of the batch lane."""
+        return self._n("lookups.batch")
 
     def misses(self, lane: Lane) -> str:
         return self._n(f"misses.{lane.value}")

@@ -5,7 +5,7 @@ Start at `application.create_app`, `delivery.consume` and `running.run_app`.
 
 from .application import SafeApp, create_app
 from .channels import hand_over, items, send_through, serve
-from .delivery import Delivered, consume
+from .delivery import Delivered, Gate, Turns, consume
 from .outcomes import DeadLetter, OversizedRow, Stale
 from .partitioner import partition_for
 from .running import run_app
@@ -16,10 +16,12 @@ __all__ = [
     "ChangelogSpec",
     "DeadLetter",
     "Delivered",
+    "Gate",
     "OversizedRow",
     "SafeApp",
     "SafeTable",
     "Stale",
+    "Turns",
     "assert_runtime",
     "consume",
     "create_app",

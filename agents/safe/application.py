@@ -127,9 +127,22 @@ class SafeApp(faust.App):
         """The offset from which each partition held would be delivered again after a crash now."""
         return {tp: claim.commit_point for tp, claim in self._source_claims()}
 
-    def unfinished(self) -> dict[TopicPartition, int]:
-        """The lowest unfinished offset of each partition held that has any."""
-        return {tp: claim.commit_point for tp, claim in self._source_claims() if claim.unfinished}
+    def at_work(self) -> dict[TopicPartition, int]:
+        """The lowest offset of each partition held whose event has begun and is not done."""
+        found: dict[TopicPartition, int] = {}
+        for event in (event for intake in self.consumer_of_records.intakes for event in intake.at_work):
+            if event.claim is not None and event.claim.alive:
+                found[event.claim.tp] = min(event.offset, found.get(event.claim.tp, event.offset))
+        return found
+
+    def begins_nothing(self) -> dict[str, int]:
+        """Agents whose events wait while none is at work, and how many have ever begun."""
+        return {intake.name: intake.begun for intake in self.consumer_of_records.intakes if intake.waiting and not intake.in_flight}
+
+    def oldest_unfinished_ms(self, topics: Iterable[str], partition: int) -> int | None:
+        """When the oldest event that these topics' partition holds and that is not done was appended; None where there is none."""
+        claims = (self.membership.claims.get(TopicPartition(topic, partition)) for topic in topics)
+        return min((ms for claim in claims if claim is not None and (ms := claim.oldest_ms) is not None and ms > 0), default=None)
 
     def in_flight(self) -> dict[str, int]:
         """Handlers at work, by agent."""

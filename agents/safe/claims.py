@@ -53,18 +53,19 @@ class Claim:
         """A gap (wanted, got) that one seek back has already been spent on."""
         self.sparse = False
         """The broker itself has holes here, as after transactions and compaction."""
-        self._unfinished: dict[int, int] = {}
+        self._unfinished: dict[int, tuple[int, int]] = {}
+        """Offset to its readers that are not done, and when its record was appended."""
 
-    def hand_out(self, offset: int, readers: int = 1) -> None:
+    def hand_out(self, offset: int, readers: int = 1, appended_ms: int = 0) -> None:
         """`readers` handlers have to finish this event."""
-        self._unfinished[offset] = readers
+        self._unfinished[offset] = (readers, appended_ms)
         self.next_offset = offset + 1
 
     def finish(self, offset: int) -> None:
         """One reader is done with the event: the only way an offset gets released."""
-        left = self._unfinished.get(offset, 0) - 1
-        if left > 0:
-            self._unfinished[offset] = left
+        readers, appended_ms = self._unfinished.get(offset, (0, 0))
+        if readers > 1:
+            self._unfinished[offset] = (readers - 1, appended_ms)
         else:
             self._unfinished.pop(offset, None)
 
@@ -78,6 +79,12 @@ class Claim:
     def commit_point(self) -> int:
         """The lowest offset that has been handed out and is unfinished, else the next one to hand out."""
         return next(iter(self._unfinished), self.next_offset)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the lowest unfinished event was appended; None where there is none."""
+        first = next(iter(self._unfinished.values()), None)
+        return None if first is None else first[1]
 
     @property
     def unfinished(self) -> int:

@@ -7,7 +7,7 @@ agents' intakes, and a commit is the lowest unfinished offset of each claim.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from mode import Service
 from ...pipeline.errors import ConfigError
 from .claims import Claim
 from .delivery import Delivered, Intake
+from .rereader import Rereader
 
 if TYPE_CHECKING:
     from .application import SafeApp
@@ -66,6 +67,7 @@ class SafeConsumer(Consumer):
         self._intakes: dict[str, tuple[Intake, ...]] = {}
         self._room = asyncio.Event()
         self._commit_lock = asyncio.Lock()
+        self._rereader = Rereader(self.app.brokers, int(self.app.conf.broker_request_timeout * 1000))
         self._frozen = False
 
     def _new_kafka(self) -> AIOKafkaConsumer:
@@ -107,6 +109,7 @@ class SafeConsumer(Consumer):
 
     async def on_stop(self) -> None:
         await self.commit()
+        await self._rereader.stop()
         await self.kafka.stop()
 
     async def subscribe(self, topics: Iterable[str]) -> None:
@@ -208,7 +211,7 @@ class SafeConsumer(Consumer):
                 continue  # a rest of a fetch from before a seek
             if at == 0 and not self._gap_is_real(claim, offset):
                 return ()
-            claim.hand_out(offset, len(intakes))
+            claim.hand_out(offset, len(intakes), record.timestamp)
             event = Delivered(
                 tp.topic, tp.partition, offset, record.key, record.value, record.headers, record.timestamp, claim
             )  # fmt: skip
@@ -224,6 +227,10 @@ class SafeConsumer(Consumer):
             return True
         log.info("%s: wanted offset %d, got %d, seeking back", claim.tp, wanted, offset)
         return False
+
+    async def reread(self, tp: TopicPartition, offsets: Sequence[int]) -> dict[int, Delivered]:
+        """Records that were delivered and let go, by offset; those that are gone from the log are missing. Raises KafkaError."""
+        return await self._rereader.read(tp, offsets)
 
     # -- commits
 

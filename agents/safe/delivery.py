@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from .backlog import Backlog, InOrder, InTurns, Share
 from .claims import Claim
 from .outcomes import DeadLetter, Stale
 
@@ -19,7 +19,6 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
-BACKLOG_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,44 @@ Handler = Callable[[Delivered], Awaitable[None]]
 OnDead = Callable[[Delivered, DeadLetter], Awaitable[None]]
 
 
-class Intake:
-    """The events of one agent: at most `limit` handlers at once, the rest waits here, and a full backlog stops the fetching."""
+class Gate(Protocol):
+    """Says when an agent's events may begin."""
 
-    def __init__(self, app: "SafeApp", name: str, handle: Handler, on_dead: OnDead, limit: int) -> None:
+    def may_begin(self, again: Callable[[], None]) -> bool:
+        """False: not now; `again` is called when it may."""
+        ...
+
+    def begun(self, event: Delivered) -> None:
+        """This one begins."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Events begin in turns: see `InTurns`."""
+
+    share: Share
+    """Whose event it is."""
+    max_bytes: int
+    """At work at once."""
+
+
+class Intake:
+    """The events of one agent: as many handlers as its backlog lets begin, and a full backlog stops the fetching."""
+
+    def __init__(
+        self,
+        app: "SafeApp",
+        name: str,
+        handle: Handler,
+        on_dead: OnDead,
+        limit: int,
+        turns: Turns | None = None,
+        *,
+        at_once: int = 1,
+        gate: Gate | None = None,
+    ) -> None:
+        """`at_once`: events begun in one pass of the event loop; what else is due comes between them and the next ones."""
         if limit < 1:
             raise ValueError(f"limit of {name} must be at least 1, not {limit}")
         self.name = name
@@ -57,21 +90,32 @@ class Intake:
         self._app = app
         self._handle = handle
         self._on_dead = on_dead
-        self._limit = limit
-        self._backlog: deque[Delivered] = deque()
-        self._backlog_bytes = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._at_once = self._left = at_once
+        self._gate = gate
+        self._backlog: Backlog = (
+            InOrder(limit)
+            if turns is None
+            else InTurns(limit, turns.max_bytes, turns.share, lambda *at: app.consumer_of_records.reread(*at), self.pump)
+        )
+        self._running: dict[asyncio.Task[None], Delivered] = {}
+        self.begun = 0
+        """Events that have ever begun."""
         self._context = copy_context()
 
     @property
     def full(self) -> bool:
         """No more should be fetched for now."""
-        return len(self._backlog) >= max(self._limit, 256) or self._backlog_bytes >= BACKLOG_BYTES
+        return self._backlog.full
 
     @property
     def in_flight(self) -> int:
         """Handlers at work."""
         return len(self._running)
+
+    @property
+    def at_work(self) -> tuple["Delivered", ...]:
+        """The events of the handlers at work."""
+        return tuple(self._running.values())
 
     @property
     def waiting(self) -> int:
@@ -80,26 +124,34 @@ class Intake:
 
     def offer(self, event: Delivered) -> None:
         """Takes an event; `pump` begins it."""
-        self._backlog.append(event)
-        self._backlog_bytes += len(event.value or b"")
+        self._backlog.offer(event)
 
     def pump(self) -> None:
         """Begins waiting events while there is room."""
-        backlog, running = self._backlog, self._running
         was_full = self.full
-        while backlog and len(running) < self._limit and not self.suspended:
-            event = backlog.popleft()
-            self._backlog_bytes -= len(event.value or b"")
-            if event.claim is None or event.claim.alive:
-                running.add(asyncio.create_task(self._run(event), context=self._context.copy()))
+        while len(self._backlog) and not self.suspended:
+            if self._left == 0 or (self._gate is not None and not self._gate.may_begin(self.pump)):
+                break
+            event = self._backlog.begin()
+            if event is None:
+                break
+            if self._left == self._at_once:
+                asyncio.get_running_loop().call_soon(self._next_pass)
+            self._left -= 1
+            if self._gate is not None:
+                self._gate.begun(event)
+            self._running[asyncio.create_task(self._run(event), context=self._context.copy())] = event
+            self.begun += 1
         if was_full and not self.full:
             self._app.consumer_of_records.room()
 
+    def _next_pass(self) -> None:
+        self._left = self._at_once
+        self.pump()
+
     def forget_lost(self) -> None:
         """Drops waiting events of partitions that are no longer ours: their next owner gets them."""
-        kept = [event for event in self._backlog if event.claim is None or event.claim.alive]
-        self._backlog = deque(kept)
-        self._backlog_bytes = sum(len(event.value or b"") for event in kept)
+        self._backlog.forget_lost()
 
     async def idle(self, timeout: float) -> bool:
         """Waits for the handlers at work, up to `timeout` seconds; True where all are done."""
@@ -111,7 +163,6 @@ class Intake:
         """Ends all handlers where they stand; their events stay unfinished."""
         self.suspended = True
         self._backlog.clear()
-        self._backlog_bytes = 0
         tasks = set(self._running)
         for task in tasks:
             task.cancel()
@@ -123,8 +174,9 @@ class Intake:
         finally:
             task = asyncio.current_task()
             if task is not None:
-                self._running.discard(task)
-            if self._backlog:
+                self._running.pop(task, None)
+            self._backlog.end(event)
+            if len(self._backlog):
                 self.pump()
 
     async def _until_finished(self, event: Delivered) -> None:
@@ -157,14 +209,26 @@ class Intake:
             await self._on_dead(event, dead)
 
 
-async def consume(app: "SafeApp", stream: Any, handle: Handler, *, limit: int, name: str, on_dead: OnDead) -> None:
+async def consume(
+    app: "SafeApp",
+    stream: Any,
+    handle: Handler,
+    *,
+    limit: int,
+    name: str,
+    on_dead: OnDead,
+    turns: Turns | None = None,
+    at_once: int = 1,
+    gate: Gate | None = None,
+) -> None:
     """The body of every agent on a topic: delivers each event of `stream` to `handle`, at most `limit` at once.
 
     An event's offset is released when `handle` returned, so `handle` awaits all its writes. `Stale` abandons the event,
     `DeadLetter` is released after `on_dead` returned, anything else is retried with backoff while the event is current.
-    Events of one partition begin in order and may finish in any order. Returns when the agent is stopped.
+    `at_once` of them begin in one pass of the event loop, when `gate` lets them. Events of one partition begin in order (with `turns`:
+    those of one tenant) and may finish in any order. Returns when the agent is stopped.
     """
-    intake = Intake(app, name, handle, on_dead, limit)
+    intake = Intake(app, name, handle, on_dead, limit, turns, at_once=at_once, gate=gate)
     topics = frozenset(stream.channel.topics)
     app.consumer_of_records.open_intake(topics, intake)
     try:

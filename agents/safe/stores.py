@@ -22,7 +22,7 @@ ROCKSDB_OPTIONS = {
     "write_buffer_size": 8 * 1024 * 1024,
     "max_write_buffer_number": 2,
     "target_file_size_base": 16 * 1024 * 1024,
-    "block_cache_size": 16 * 1024 * 1024,
+    "block_cache_size": 8 * 1024 * 1024,
     "bloom_filter_size": 10,
 }
 """Per partition. Faust's defaults allow 2 GB of cache for each."""

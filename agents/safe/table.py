@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 from aiokafka import TopicPartition
 
+from ...pipeline.errors import StoreFailed
 from .claims import Claim
 from .outcomes import OversizedRow, Stale
 from .stores import ROCKSDB_OPTIONS, DamagedStore, MemoryStore, PartitionedStore, RocksStore
@@ -91,7 +92,7 @@ class SafeTable(faust.Table[bytes, bytes]):
             self._end_worker(error)
             raise
 
-    def _end_worker(self, error: DamagedStore) -> None:
+    def _end_worker(self, error: Exception) -> None:
         """Events that need the rows would be tried again for ever: the next start rebuilds them."""
         self._ending = asyncio.ensure_future(self.app.crash(error))
 
@@ -188,7 +189,17 @@ class SafeTable(faust.Table[bytes, bytes]):
                 base,
                 expected,
             )
-        store.apply(partition, {key: value for key, value, _ in rows}, base + count - 1 if outbox.contiguous else None)
+        try:
+            store.apply(partition, {key: value for key, value, _ in rows}, base + count - 1 if outbox.contiguous else None)
+        except Exception as error:
+            # Whoever waits for these rows would wait for ever: they are in the changelog, and not here.
+            self._end_worker(
+                StoreFailed(
+                    f"table {self.name}[{partition}]: the local disk refuses the rows ({error}); nothing is lost, the changelog has them; "
+                    "free or enlarge the disk, then start the worker again"
+                )
+            )
+            raise
         for key, _, write in rows:
             value, pending = outbox.overlay[key]
             if pending == 1:

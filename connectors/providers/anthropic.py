@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...pipeline.errors import Charged
 from ...pipeline.models import Model
@@ -9,6 +10,7 @@ from ...pipeline.ports import ProviderReply
 from ...schemas.record import JsonObject
 from .anthropic_form import chat_usage, read_usage, tier_of, to_completion, to_messages
 from .failures import loads, same_model, unreadable
+from .rate_headers import rates_seen
 from .transport import Transport, call_headers, parse_base_url
 
 ANTHROPIC_URL = "https://api.anthropic.com"
@@ -29,7 +31,8 @@ class AnthropicProvider:
         """See `Provider.complete`."""
         request = to_messages(model, body)
         headers, raw = await self._transport.post(self._url, request, timeout, call_headers(metadata))
-        return read_reply(model, request, loads("anthropic", raw), headers.get("request-id"), int(time.time()))
+        read = read_reply(model, request, loads("anthropic", raw), headers.get("request-id"), int(time.time()))
+        return replace(read, rates=rates_seen(headers, time.time()))
 
     async def close(self) -> None:
         await self._transport.close()

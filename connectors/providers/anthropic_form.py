@@ -223,7 +223,18 @@ def _part(part: Any) -> Block:
         raise _cannot(f"content of type {kind!r}")
     if "cache_control" in part:
         made["cache_control"] = part["cache_control"]
+    elif isinstance(part.get("prompt_cache_breakpoint"), dict):
+        made["cache_control"] = _cache_control(part["prompt_cache_breakpoint"].get("ttl"))
     return made
+
+
+def _cache_control(ttl: Any) -> Block:
+    """OpenAI's mark as Anthropic's: with the shortest lifetime that is as long as asked."""
+    if ttl in (None, "5m"):
+        return {"type": "ephemeral"}
+    if ttl in ("30m", "1h"):
+        return {"type": "ephemeral", "ttl": "1h"}
+    raise _cannot(f"a prompt_cache_breakpoint kept for {ttl!r}")
 
 
 def _image(image: Any) -> Block:

@@ -6,7 +6,16 @@ from ...pipeline.errors import Charged
 from ...pipeline.ports import ProviderReply
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
-from .failures import same_model, unreadable
+from .failures import refuse_unknown, same_model, unreadable
+
+LIFETIMES = frozenset({"ttl_30m_tokens", "ttl_12h_tokens"})
+PROMPT_DETAILS = frozenset(
+    {"cached_tokens", "cache_write_tokens", "cache_write_tokens_details", "audio_tokens", "image_tokens", "text_tokens"}
+)
+COMPLETION_DETAILS = frozenset(
+    {"reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens", "audio_tokens", "image_tokens", "text_tokens"}
+)
+"""Kinds of tokens that are part of the totals and cost what the totals cost, or are read below."""
 
 _TIERS = {None: "standard", "default": "standard", "auto": "standard", "fast": "priority"}
 
@@ -34,12 +43,25 @@ def read_usage(provider: str, usage: Any) -> Usage:
     details = usage.get("prompt_tokens_details") or {}
     if details.get("audio_tokens") or (usage.get("completion_tokens_details") or {}).get("audio_tokens"):
         raise unreadable(provider, "with audio tokens, which have no price here", "usage_unpriced")
+    refuse_unknown(provider, details, PROMPT_DETAILS)
+    refuse_unknown(provider, usage.get("completion_tokens_details"), COMPLETION_DETAILS)
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    read, write = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
-    counts = (prompt, completion, read, write)
-    if not all(type(n) is int and n >= 0 for n in counts) or read + write > prompt:  # type: ignore[operator]
+    return counted(provider, prompt, completion, details)
+
+
+def counted(provider: str, total: Any, output: Any, details: JsonObject) -> Usage:
+    """Usage of these counts; OpenAI's `details` say what of the input was cached, and perhaps for how long. Raises `Ambiguous`.
+
+    Without `cache_write_tokens_details` every write was made for the default of 30 minutes.
+    """
+    read, written = details.get("cached_tokens") or 0, details.get("cache_write_tokens") or 0
+    kept = details.get("cache_write_tokens_details") or {"ttl_30m_tokens": written}
+    refuse_unknown(provider, kept, LIFETIMES)
+    short, long = kept.get("ttl_30m_tokens") or 0, kept.get("ttl_12h_tokens") or 0
+    counts = (total, output, read, written, short, long)
+    if not all(type(n) is int and n >= 0 for n in counts) or short + long != written or read + written > total:
         raise unreadable(provider, "with usage that can't be", "usage_unreadable")
-    return Usage(input_tokens=prompt, output_tokens=completion, cache_read_tokens=read, cache_write_tokens=write)  # type: ignore[arg-type]
+    return Usage(input_tokens=total, output_tokens=output, cache_read_tokens=read, cache_write_tokens=short, cache_write_12h_tokens=long)
 
 
 def _finish(body: JsonObject) -> str | None:

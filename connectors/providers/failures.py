@@ -14,13 +14,12 @@ Without a reply: not connected is `Unavailable`, anything after that (timeout, r
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
 from ...pipeline.errors import Ambiguous, EngineError, Rejected, Unavailable
+from .rate_headers import rates_seen, seconds_of, seconds_until
 
 TURNED_AWAY = frozenset({408, 409, 425, 429, 503, 529})
 LONGEST_WAIT_S = 86_400.0
@@ -28,8 +27,7 @@ LONGEST_WAIT_S = 86_400.0
 _CODES = {401: "provider_auth", 403: "provider_auth", 404: "model_not_found", 413: "request_too_large"}
 _OF_THE_MODEL = frozenset({"context_length_exceeded", "model_not_found", "unsupported_model", "unsupported_parameter", "unsupported_value"})
 """Refusals that another model may not share: the call stage tries the next one of its route."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)")
-_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _KEY = re.compile(r"\b(?:sk|pk|key)-[A-Za-z0-9_\-*]{6,}")
 
 
@@ -39,7 +37,12 @@ def failure(provider: str, key_setting: str, status: int, headers: Mapping[str, 
     if status in TURNED_AWAY:
         wait = retry_after(headers, now)
         return Unavailable(
-            f"{provider} turned the call away ({status}{said}); nothing was billed", retry_after=wait, code=code or "unavailable"
+            f"{provider} turned the call away ({status}{said}); nothing was billed",
+            retry_after=wait,
+            code=code or "unavailable",
+            # A key without money left is told so with the same status, and waiting does not help it.
+            rate_limited=status == 429 and code not in _NO_MONEY,
+            rates=rates_seen(headers, now),
         )
     if status in (401, 403):
         # What the provider says about a key may quote it.
@@ -73,7 +76,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if named is None:
         named = _number(headers.get("retry-after"), 1.0)
     if named is None:
-        named = _seconds_until(headers.get("retry-after"), now)
+        named = seconds_until(headers.get("retry-after"), now)
     if named is None:
         named = _exhausted(headers, now)
     return None if named is None else min(max(named, 0.0), LONGEST_WAIT_S)
@@ -87,25 +90,15 @@ def _number(value: str | None, divisor: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _seconds_until(value: str | None, now: float) -> float | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value) if value[:4].isdigit() else parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-
-
 def _exhausted(headers: Mapping[str, str], now: float) -> float | None:
     """When the limits that have nothing left are filled again: OpenAI names a duration, Anthropic a moment."""
     waits = [
-        _duration(headers.get(f"x-ratelimit-reset-{kind}")) or 0.0
+        seconds_of(headers.get(f"x-ratelimit-reset-{kind}")) or 0.0
         for kind in ("requests", "tokens")
         if _number(headers.get(f"x-ratelimit-remaining-{kind}"), 1.0) == 0
     ]
     waits += [
-        _seconds_until(headers.get(f"anthropic-ratelimit-{kind}-reset"), now) or 0.0
+        seconds_until(headers.get(f"anthropic-ratelimit-{kind}-reset"), now) or 0.0
         for kind in ("requests", "tokens", "input-tokens", "output-tokens")
         if _number(headers.get(f"anthropic-ratelimit-{kind}-remaining"), 1.0) == 0
     ]
@@ -113,18 +106,16 @@ def _exhausted(headers: Mapping[str, str], now: float) -> float | None:
     return max(waits) if waits else None
 
 
-def _duration(value: str | None) -> float | None:
-    if value is None:
-        return None
-    parts: list[tuple[str, str]] = _DURATION.findall(value)
-    if not parts:
-        return _number(value, 1.0)
-    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
-
-
 def unreadable(provider: str, why: str, code: str = "unreadable_reply") -> Ambiguous:
     """A reply that came and can't be billed by what it says."""
     return Ambiguous(f"{provider} answered, but {why}; the call may have been billed and is booked at its cap", code=code)
+
+
+def refuse_unknown(provider: str, details: Any, known: frozenset[str]) -> None:
+    """Raises `Ambiguous` where a breakdown of tokens counts some of a kind that nobody here knows: it may have its own price."""
+    for name, value in details.items() if isinstance(details, dict) else ():
+        if name not in known and value and not isinstance(value, str | bool):
+            raise unreadable(provider, f"with {name[:80]!r} in its usage, which has no price here", "usage_unpriced")
 
 
 def loads(provider: str, raw: bytes) -> dict[str, Any]:

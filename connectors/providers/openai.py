@@ -1,12 +1,15 @@
 """OpenAI chat completions, and every server that speaks their protocol, on the thin transport."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...pipeline.models import Model
 from ...pipeline.ports import ProviderReply
 from ...schemas.record import JsonObject
 from .chat_form import read_completion
 from .failures import loads
+from .rate_headers import rates_seen
 from .transport import Transport, call_headers, parse_base_url
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -39,7 +42,8 @@ class OpenAIProvider:
         headers, raw = await self._transport.post(self._url, self.request(model, body), timeout, call_headers(metadata))
         reply = loads(self._name, raw)
         request_id = headers.get("x-request-id") or str(reply.get("id") or "")
-        return read_completion(self._name, model.provider_model, reply, request_id, reply.get("service_tier"))
+        read = read_completion(self._name, model.provider_model, reply, request_id, reply.get("service_tier"))
+        return replace(read, rates=rates_seen(headers, time.time()))
 
     def request(self, model: Model, body: JsonObject) -> JsonObject:
         """The body as it is sent."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from ...pipeline.ports import ProviderReply
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
 from ..simulated_bill import Bill, price
+from ..simulated_cache import Rules, SimulatedCache, prompt_of_chat
 from ..simulated_forms import completion
 from ..simulation import UNBILLED_FAULTS, FaultRule, Faults, answer, asked_of_chat
 from .failures import failure, unreadable
@@ -36,12 +38,15 @@ class SimulatedProvider:
         self._options = options or SimulatedOptions()
         self.faults = Faults(self._options.seed)
         self.bill = Bill(self._options.bill)
+        self.cache = SimulatedCache()
         self._numbers = itertools.count(1)
 
     async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
         """See `Provider.complete`."""
         try:
             asked = asked_of_chat(model.provider_model, body)
+            rules = Rules("automatic" if model.prompt_cache == "keyed" else model.prompt_cache, model.prompt_cache_min_tokens)
+            served = self.cache.begin(rules, prompt_of_chat(model.provider_model, body), time.monotonic())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Rejected(f"simulated refused the request (400: {error}); nothing was billed", code="provider_rejected") from None
         fault = self.faults.pick(asked.text)
@@ -49,14 +54,15 @@ class SimulatedProvider:
             await asyncio.sleep(self._options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             await _unbilled(fault, timeout)
+        self.cache.began(served, time.monotonic())
         made = answer(asked, self._options.answers)
-        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"sim-{next(self._numbers):08d}"
         pico = price(model.provider_model, usage, asked.tier, model.prices)
         await self.bill.add(asked.model, asked.text, request_id, metadata.get("attempt", ""), usage, pico)
         if fault is not None:
             await _billed(fault, timeout, usage, request_id)
-        reply = completion(asked, made, request_id)
+        reply = completion(asked, made, request_id, usage)
         return ProviderReply(reply, usage, made.finish, request_id, asked.tier)
 
     async def close(self) -> None:

@@ -75,6 +75,7 @@ class BatchWorld:
     """So many never reach it, and nobody is told."""
     refuse: list[Exception] = field(default_factory=list)
     prices: WayPrices = field(default_factory=lambda: WayPrices(sync=SYNC_PRICE, batch=BATCH_PRICE))
+    fence: Callable[[World], Any] = lambda world: MemoryFencedLog(world.topic)
     store: SimulatedBatches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ async def batch_worker(world: BatchWorld, monkeypatch: Any = None, *, point: str
             await asyncio.Event().wait()
         return await world.world.topic.append(topic, key, value, partition=partition)
 
-    one = make(world.world, MemoryFencedLog(world.world.topic), world.world.topic, append, now)
+    one = make(world.world, world.fence(world.world), world.world.topic, append, now)
     parts: CallParts = replace(one.stage.parts, price=price)
     one.stage.parts = parts
     providers: Mapping[str, BatchProvider] = {"simulated": Provided(world, death)}

@@ -12,9 +12,11 @@ from inference_engine.agents.call import CallStage
 from inference_engine.agents.ledger import LedgerSettings, LedgerStage
 from inference_engine.agents.limits import Limits
 from inference_engine.agents.packer import Append
+from inference_engine.agents.prefix import PrefixRoom, TermsOf
 from inference_engine.connectors.fenced_log import FencedAppend
 from inference_engine.connectors.ledger_log import LedgerReader
 from inference_engine.connectors.memory_ledger import MemoryFencedLog, MemoryLedgerTopic
+from inference_engine.connectors.providers.accounts import keys_of
 from inference_engine.pipeline.errors import Stale
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ledger import OnAmbiguous
@@ -45,9 +47,11 @@ class Bill:
     script: Script = answers_at_once
     calls: list[tuple[float, str, str]] = field(default_factory=list)
     """(time, model, attempt) in the order of arrival."""
+    bodies: list[JsonObject] = field(default_factory=list)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+        self.bodies.append(body)
         self.calls.append((asyncio.get_running_loop().time(), model.name, metadata["attempt"]))
         self.reached.set()
         return await self.script(model, len(self.calls))
@@ -65,10 +69,16 @@ class World:
     models: Catalogue = field(default_factory=catalogue)
     cancelled: set[str] = field(default_factory=set)
     on_ambiguous: OnAmbiguous = "retry"
+    tenants: dict[str, OnAmbiguous] = field(default_factory=dict)
+    """Who wants it otherwise."""
     settings: CallSettings = field(default_factory=lambda: CallSettings(call_timeout_s=60, intent_slack_s=5))
+    terms: TermsOf = lambda _model: None
+    """Of the models' prompt caches."""
     permits: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 64))
     epochs: Any = field(default_factory=itertools.count)
     reemitted: list[Completion | Failure] = field(default_factory=list)
+    aborted: list[bytes] = field(default_factory=list)
+    """Members of transactions that were rolled back."""
 
     def records(self, partition: int = 0) -> list[LedgerRecord]:
         return [record for packet in self.topic.packets.get(partition, ()) for record in packets.ledger.decode(packet)]
@@ -135,12 +145,13 @@ def make(
     async def reemit(record: Completion | Failure) -> None:
         world.reemitted.append(record)
 
-    loop = asyncio.get_running_loop()
+    limits = Limits(world.permits, clock=asyncio.get_running_loop().time, keys=keys_of({"simulated": world.provider}))
     parts = CallParts(
-        catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=Limits(world.permits, clock=loop.time),
+        catalogue=world.models, providers={"simulated": world.provider}, ledger=ledger, limits=limits,
         cap=lambda _model, _body: CAP, price=lambda _model, _usage, _tier, _ms: PRICE, reemit=reemit,
-        cancelled=lambda asked: asked.identity.custom_id in world.cancelled, on_ambiguous=lambda _tenant: world.on_ambiguous, now=time_ms,
-        sleep=asyncio.sleep, random=lambda: 0.5, settings=world.settings,
+        cancelled=lambda asked: asked.identity.custom_id in world.cancelled,
+        on_ambiguous=lambda tenant: world.tenants.get(tenant, world.on_ambiguous), now=time_ms, sleep=asyncio.sleep,
+        random=lambda: 0.5, settings=world.settings, prefixes=PrefixRoom(world.terms, enabled=True, remember=100, now=time_ms),
     )  # fmt: skip
     return Worker(world, ledger, CallStage(parts))
 

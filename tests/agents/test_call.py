@@ -2,12 +2,16 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from inference_engine.connectors.memory_ledger import MemoryFencedLog
 from inference_engine.pipeline.errors import Ambiguous, Charged, Rejected, Stale, Unavailable
+from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.schemas import packets
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Ambiguous as AmbiguousRecord
 from inference_engine.schemas.ledger import Charged as ChargedRecord
@@ -15,7 +19,8 @@ from inference_engine.schemas.ledger import Completion, Failure, Intent
 from inference_engine.schemas.record import Lane
 
 from ..pipeline.support import NOW
-from .payers import CAP, PRICE, REPLY, Bill, World, call, worker
+from . import payers
+from .payers import CAP, PRICE, REPLY, Bill, World, call, make, now, worker
 from .virtual_time import run
 
 
@@ -113,8 +118,9 @@ def test_a_flight_whose_owners_keep_crashing_is_paid_at_most_max_attempts_times(
     assert failure.error.code == "attempts_exhausted"
 
 
-def test_a_tenant_that_wants_no_second_payment_gets_an_error_after_a_crash() -> None:
-    world = World(provider=Bill(hangs), on_ambiguous="fail")
+@pytest.mark.parametrize("wishes", [{"on_ambiguous": "fail"}, {"tenants": {"t": "fail"}}], ids=["everyone", "this tenant"])
+def test_a_tenant_that_wants_no_second_payment_gets_an_error_after_a_crash(wishes: dict[str, Any]) -> None:
+    world = World(provider=Bill(hangs), **wishes)
 
     async def main() -> None:
         for _ in range(2):
@@ -277,7 +283,7 @@ def test_a_worker_that_stood_still_after_its_intent_does_not_send() -> None:
 
 
 def test_refusals_for_too_many_requests_cost_nothing_pause_the_model_and_use_up_no_attempt() -> None:
-    world = World(provider=fails_first(7, Unavailable("429", retry_after=10)))
+    world = World(provider=fails_first(7, Unavailable("429", retry_after=10, rate_limited=True)))
 
     async def main() -> None:
         async with worker(world) as one:
@@ -479,3 +485,103 @@ def test_a_stopping_worker_writes_down_the_calls_in_flight_and_begins_no_others(
     run(main())
     assert world.kinds() == ["intent", "completion"]
     assert len(world.provider.calls) == 1
+
+
+class RolledBack:
+    """The broker's fence, whose first transactions are aborted: who reads the log uncommitted sees their records all the same."""
+
+    def __init__(self, world: World, times: int) -> None:
+        self.world, self.times, self.real = world, times, MemoryFencedLog(world.topic)
+        self.rolled_back = asyncio.Event()
+
+    async def acquire(self, partition: int) -> None:
+        await self.real.acquire(partition)
+
+    async def release(self, partition: int) -> None:
+        await self.real.release(partition)
+
+    async def append(self, partition: int, member: bytes, *, urgent: bool = False) -> int:
+        if self.times:
+            self.times -= 1
+            self.world.aborted.append(member)
+            self.rolled_back.set()
+            raise Unavailable("the transaction was aborted")
+        return await self.real.append(partition, member, urgent=urgent)
+
+
+@pytest.mark.parametrize("seen_by", ["its writer", "the next owner"])
+def test_an_intent_that_was_rolled_back_is_no_attempt_and_nobody_waits_for_it(seen_by: str) -> None:
+    """Even where only one payment is allowed, and the reader sees records of aborted transactions."""
+    world = World(on_ambiguous="fail")
+
+    async def main() -> float:
+        fence = RolledBack(world, 2)
+        one = make(world, fence, world.topic, world.topic.append, now)
+        await one.ledger.assigned([0])
+        task = one.start(call())
+        await fence.rolled_back.wait()
+        if seen_by == "the next owner":
+            await one.crash()
+            one = make(world, MemoryFencedLog(world.topic), world.topic, world.topic.append, now)
+            await one.ledger.assigned([0])
+        for member in world.aborted:
+            one.ledger.learn(0, await world.topic.end(0), packets.ledger.decode(b"[" + member + b"]")[0])
+        await (one.run(call()) if seen_by == "the next owner" else task)
+        await one.crash()
+        return asyncio.get_running_loop().time()
+
+    took = run(main())
+    assert len(world.provider.calls) == 1
+    assert "ambiguous" not in world.kinds()
+    assert world.kinds()[-1] == "completion"
+    assert took < world.settings.call_timeout_s
+
+
+class SlowToLetGo(MemoryFencedLog):
+    """Its last commit takes a while."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.topic)
+        self.releasing = asyncio.Event()
+
+    async def release(self, partition: int) -> None:
+        self.releasing.set()
+        await asyncio.sleep(1)
+        await super().release(partition)
+
+
+class OneAtATime(MemoryFlightIndex):
+    """Local files, which a second opening of the same partition finds locked."""
+
+    opened = 0
+
+    def __init__(self) -> None:
+        assert OneAtATime.opened == 0, "in use by another worker"
+        super().__init__()
+        OneAtATime.opened += 1
+
+    def close(self) -> None:
+        OneAtATime.opened -= 1
+
+
+def test_a_partition_that_is_taken_away_and_given_back_at_once_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the next rebalance cuts short whoever was told of the first: half a drop would leave its files locked."""
+    monkeypatch.setattr(payers, "MemoryFlightIndex", OneAtATime)
+    world = World()
+
+    async def main() -> None:
+        fence = SlowToLetGo(world)
+        one = make(world, fence, world.topic, world.topic.append, now)
+        await one.ledger.assigned([0])
+        revoking = asyncio.create_task(one.ledger.revoked([0]))
+        await fence.releasing.wait()
+        revoking.cancel()
+        await asyncio.gather(revoking, return_exceptions=True)
+        await one.ledger.revoked([0])
+        await one.ledger.assigned([0])
+        await one.run(call())
+        await one.ledger.close()
+
+    run(main())
+    assert world.kinds() == ["intent", "completion"]
+    assert OneAtATime.opened == 0

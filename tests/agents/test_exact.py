@@ -11,11 +11,12 @@ from inference_engine.agents.safe import DeadLetter
 from inference_engine.pipeline.respond import failed
 from inference_engine.schemas import packets
 from inference_engine.schemas.answers import AnswerRecord, ErrorInfo
+from inference_engine.schemas.costs import CostEvent
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
 
 from ..pipeline.support import identity, request
-from ..pipeline.test_respond import CLERK, made
+from ..pipeline.test_respond import CLERK, completion, made
 from .support import TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event, outbox
 
 STEPS = ("ask", "answer", "fail", "again", "restart")
@@ -241,3 +242,32 @@ async def test_a_request_under_way_is_not_answered_a_second_time_because_its_job
     await world.answer(made(asked("r1")))
     await world.ask(asked("r1"))
     assert {r["id"] for r in world.broker.responses()} == {world.broker.responses()[0]["id"]}
+
+
+@pytest.mark.parametrize("again", [0, 1])
+@pytest.mark.parametrize("own_first", [False, True])
+async def test_a_follower_that_also_completed_its_own_call_has_one_answer_row_and_one_payment_in_vain(own_first: bool, again: int) -> None:
+    """A redelivered miss can be sent both ways. Whichever comes first is the answer; delivered again, nothing changes."""
+    world = World()
+    source, follower = asked("r1"), asked("r2", "What are cats?")
+    await world.ask(source)
+    await world.answer(made(source))
+    await world.ask(follower)
+    completed = completion(follower, attempt="own")
+    own = CLERK.outcome(completed)
+    assert own.answer is not None
+    assert own.cost is not None
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.95)
+    await world.ask(follower, follow=follow)
+    shared = packets.answers.decode(world.broker.topics[TOPICS.answers][0][1])
+    order = [[own.answer], shared] if own_first else [shared, [own.answer]]
+    for records in order * (1 + again):
+        await world.answer(*records)
+    rows: dict[str, CostEvent] = {own.cost.event_id: own.cost}
+    for row in (CostEvent.model_validate(row) for row in world.broker.members(TOPICS.costs)):
+        if row.request_id == "r2" and row.version >= getattr(rows.get(row.event_id), "version", 0):
+            rows[row.event_id] = row
+    assert sorted(row.kind for row in rows.values()) == (["answer"] if own_first else ["answer", "duplicate"])
+    assert sum(row.base_cost_pico for row in rows.values()) == own.cost.base_cost_pico
+    told = {r["engine"]["cache"]["tier"] for r in world.broker.responses() if r["custom_id"] == "r2"}
+    assert told == {"none" if own_first else "semantic"}

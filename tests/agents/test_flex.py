@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from inference_engine.pipeline.errors import Unavailable
+from inference_engine.pipeline.hedge import HedgePolicy
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.pipeline.provider_batch import FLEX_TRIES, WayPrices
@@ -36,7 +37,7 @@ class Tiers(Bill):
         await asyncio.sleep(self.takes_s)
         if tier == "flex" and self.busy:
             self.busy -= 1
-            raise Unavailable("429", retry_after=500)
+            raise Unavailable("429", retry_after=500, rate_limited=True)
         return replace(REPLY, service_tier="flex" if tier == "flex" else "standard")
 
 
@@ -102,12 +103,29 @@ def test_a_busy_flex_tier_holds_up_neither_the_model_nor_the_request() -> None:
             await one.run(call("quick"))
             assert asyncio.get_running_loop().time() < 1
             await slow
+            assert [(h.breaker, h.opened) for h in one.stage.parts.limits.health()] == [("closed", 0)]
         return asyncio.get_running_loop().time()
 
     assert run(main()) < 60
     assert provider.tiers.count("flex") == FLEX_TRIES
     assert provider.tiers.count("default") == 2
     assert world.kinds().count("unpaid") == FLEX_TRIES
+
+
+def test_a_flex_call_is_not_hedged_for_being_slow() -> None:
+    provider = Tiers()
+    provider.takes_s = 300
+    world = World(provider=provider)
+
+    async def main() -> None:
+        async with worker(world) as one:
+            tiered(one)
+            hedge = HedgePolicy.of(1.0, "*")
+            one.stage.parts = replace(one.stage.parts, hedge=hedge)
+            await one.run(call(deadline_ms=NOW + 3_600_000))
+
+    run(main())
+    assert provider.tiers == ["flex"]
 
 
 def test_a_flex_call_may_take_longer_than_a_plain_one_and_its_intent_says_so() -> None:

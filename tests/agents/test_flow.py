@@ -21,6 +21,7 @@ from inference_engine.agents.ledger import LedgerSettings, LedgerStage
 from inference_engine.agents.limits import Limits
 from inference_engine.agents.outbox import Outbox
 from inference_engine.agents.pending import Group, Pending
+from inference_engine.agents.prefix import PrefixRoom
 from inference_engine.agents.respond import RespondStage
 from inference_engine.agents.route import RouteStage, guarded
 from inference_engine.agents.safe import DeadLetter
@@ -33,7 +34,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.ports import ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy, decide
 from inference_engine.pipeline.window import window_policies
@@ -45,7 +46,7 @@ from ..pipeline.support import body, catalogue
 from .support import LANES, TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
 
 READ = (
-    *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors),
+    *(TOPICS.requests, TOPICS.lookups, TOPICS.answers, TOPICS.vectors, TOPICS.bulk_lookups),
     *(TOPICS.misses(lane) for lane in Lane),
     *(TOPICS.calls(lane) for lane in Lane),
 )
@@ -135,7 +136,7 @@ class Flow:
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
         self.respond = RespondStage(out, clerk, self.ledger)
 
-    def _route(self, request: Request) -> Route:
+    def _route(self, request: Request, embedding: Vector | None = None) -> Route:
         return Route(models=("small" if request.model == "auto" else request.model,), reason="test")
 
     def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
@@ -151,6 +152,7 @@ class Flow:
             providers={"simulated": self.provider},
             ledger=self.ledger,
             limits=Limits(dict.fromkeys(Lane, 64), clock=asyncio.get_running_loop().time),
+            prefixes=PrefixRoom(lambda _: None, enabled=False, remember=0, now=self.clock),
             cap=lambda model, body: 1_000_000_000,
             price=lambda model, usage, tier, at_ms: 400,
             reemit=reemit,
@@ -167,7 +169,7 @@ class Flow:
         try:
             if topic == TOPICS.requests:
                 await self.ingest.on_request(delivered)
-            elif topic == TOPICS.lookups:
+            elif topic in (TOPICS.lookups, TOPICS.bulk_lookups):
                 await self.exact.on_lookups(delivered)
             elif topic == TOPICS.answers:
                 await self.exact.on_answers(delivered)
@@ -188,6 +190,7 @@ class Flow:
         for topic in (
             TOPICS.requests,
             TOPICS.lookups,
+            TOPICS.bulk_lookups,
             TOPICS.answers,
             TOPICS.vectors,
             *(f"{k}.{lane}" for k in ("misses", "calls") for lane in Lane),

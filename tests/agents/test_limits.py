@@ -1,7 +1,7 @@
 """Calls begin as fast as the provider allows and no faster, in the right order, and one flood drowns nobody."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,6 +11,7 @@ from inference_engine.agents.limits import Limits
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.rates import RateSeen
 from inference_engine.schemas.record import Lane
 
 from ..pipeline.support import catalogue
@@ -34,7 +35,7 @@ async def starts(
         permit = await limits.acquire(model, Lane.STANDARD, "t", tokens)
         times.append(asyncio.get_running_loop().time())
         await asyncio.sleep(takes_s)
-        permit.used_tokens = used
+        permit.used = None if used is None else (used, 0)
         permit.release()
 
     await asyncio.gather(*(one() for _ in range(count)))
@@ -53,7 +54,7 @@ class SlidingWindow:
             self.taken.popleft()
         if len(self.taken) >= self.per_minute:
             self.refused += 1
-            raise Unavailable("429", retry_after=1.0)
+            raise Unavailable("429", retry_after=1.0, rate_limited=True)
         self.taken.append(now)
         await asyncio.sleep(2)
         return REPLY
@@ -206,3 +207,105 @@ def test_a_worker_that_had_no_partitions_for_a_moment_goes_on_at_its_pace() -> N
         return asyncio.get_running_loop().time() - begun
 
     assert run(work()) < 2
+
+
+# --- several keys, and models that are not well ------------------------------------------------------------------------
+
+
+def several(keys: int, **more: object) -> Limits:
+    return Limits(dict.fromkeys(Lane, 1_000), clock=asyncio.get_running_loop().time, keys={"simulated": keys}, **more)  # type: ignore[arg-type]
+
+
+def test_several_keys_are_used_evenly_and_each_up_to_its_own_limit() -> None:
+    async def main() -> tuple[float, Counter[int]]:
+        one, model, used = several(3), replace(MODEL, requests_per_minute=600), Counter[int]()
+
+        async def ask() -> None:
+            permit = await one.acquire(model, Lane.STANDARD, "t", 1)
+            used[permit.key] += 1
+            await asyncio.sleep(1)
+            permit.release()
+
+        await asyncio.gather(*(ask() for _ in range(900)))
+        return asyncio.get_running_loop().time(), used
+
+    took, used = run(main())
+    assert 28 < took < 33, "900 calls at 3 x 600 a minute"
+    assert all(290 <= count <= 310 for count in used.values())
+
+
+def test_keys_without_limits_are_used_evenly_too() -> None:
+    async def main() -> Counter[int]:
+        one = several(3)
+        return Counter([(await one.acquire(MODEL, Lane.STANDARD, "t", 1)).key for _ in range(30)])
+
+    assert run(main()) == {0: 10, 1: 10, 2: 10}
+
+
+def test_a_key_that_is_told_to_wait_leaves_the_calls_to_the_others() -> None:
+    async def main() -> set[int]:
+        one = several(2)
+        one.pause(MODEL, 100, key=0)
+        return {(await one.acquire(MODEL, Lane.STANDARD, "t", 1)).key for _ in range(10)}
+
+    assert run(main()) == {1}
+
+
+def test_a_model_that_failed_five_times_rests_and_is_tried_by_one_call() -> None:
+    async def main() -> list[float]:
+        one, begun = limits(), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def ask(number: int) -> None:
+            permit = await one.acquire(MODEL, Lane.STANDARD, "t", 1)
+            begun.append(loop.time())
+            await asyncio.sleep(1)
+            permit.well = number >= 5
+            permit.release()
+
+        for number in range(5):
+            await ask(number)
+        assert one.rests(MODEL)
+        await asyncio.gather(*(ask(number) for number in range(5, 10)))
+        assert not one.rests(MODEL)
+        return begun
+
+    assert run(main())[5:] == [10, 11, 11, 11, 11]
+
+
+def test_a_try_that_is_called_off_does_not_shut_the_model_for_good() -> None:
+    async def main() -> float:
+        one, loop = limits(), asyncio.get_running_loop()
+        for _ in range(5):
+            permit = await one.acquire(MODEL, Lane.STANDARD, "t", 1)
+            permit.well = False
+            permit.release()
+        first = asyncio.create_task(one.acquire(MODEL, Lane.STANDARD, "t", 1))
+        second = asyncio.create_task(one.acquire(MODEL, Lane.STANDARD, "t", 1))
+        await asyncio.sleep(6)
+        (await first).release()
+        await second
+        return loop.time()
+
+    assert run(main()) == 6
+
+
+def test_where_replies_say_what_the_limit_is_it_need_not_be_configured() -> None:
+    async def main() -> tuple[list[float], dict[str, float]]:
+        one, model, times = several(1, careful={"simulated"}), replace(MODEL, max_in_flight=10_000), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def ask() -> None:
+            permit = await one.acquire(model, Lane.STANDARD, "t", 1)
+            times.append(loop.time())
+            await asyncio.sleep(0.5)
+            permit.well, permit.rates = True, [RateSeen("requests", 600, 300, 30.0)]
+            permit.release()
+
+        await asyncio.gather(*(ask() for _ in range(600)))
+        return times, one.health()[0].limits
+
+    times, known = run(main())
+    assert known == {"requests": 600}
+    assert sum(at < 0.5 for at in times) <= 25, "nothing was known then"
+    assert 55 < times[-1] < 62

@@ -69,7 +69,7 @@ async def test_a_refused_packet_fails_every_member() -> None:
 async def test_packets_respect_their_limits() -> None:
     broker = Broker()
     broker.gate.set()
-    packer = Packer(broker, "misses", packets.misses, max_members=4, max_bytes=100_000)
+    packer = Packer(broker, "misses", packets.misses, max_members=lambda: 4, max_bytes=100_000)
     await settle([packer.put(0, miss(i), 0.01) for i in range(10)])
     sizes = [len(packets.misses.decode(value)) for _, value in broker.records]
     assert sum(sizes) == 10
@@ -86,3 +86,17 @@ async def test_a_member_that_stops_waiting_does_not_harm_the_others() -> None:
     impatient.cancel()
     broker.gate.set()
     await patient
+
+
+async def test_members_of_different_keys_travel_apart() -> None:
+    """A tenant's packet on its way to the provider holds nobody else's calls."""
+    records: list[tuple[bytes | None, int]] = []
+
+    async def append(topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> int:
+        records.append((key, len(packets.misses.decode(value))))
+        return len(records)
+
+    packer = Packer(append, "misses", packets.misses)
+    packer.put(0, miss(0), 0.0, b"a")
+    await settle([packer.put(0, miss(i), 0.01, b"ab"[i % 2 : i % 2 + 1]) for i in range(10)])
+    assert sorted(records) == [(b"a", 1), (b"a", 5), (b"b", 5)] or sorted(records) == [(b"a", 6), (b"b", 5)]

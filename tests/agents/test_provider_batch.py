@@ -11,11 +11,13 @@ from inference_engine.connectors.simulated_batches import BatchOptions
 from inference_engine.connectors.simulation import FaultRule
 from inference_engine.pipeline.errors import Rejected, Unavailable
 from inference_engine.pipeline.provider_batch import WayPrices
+from inference_engine.schemas import packets
 from inference_engine.schemas.ledger import BatchPrepared, Completion, Failure, Intent, Parked
 from inference_engine.schemas.record import Lane
 
 from .batchers import BATCH_PRICE, HOUR, POINTS, SYNC_PRICE, TRAITS, BatchWorld, batch_worker, patient
 from .payers import World, call
+from .test_call import RolledBack
 from .virtual_time import run
 
 
@@ -263,6 +265,29 @@ def test_a_provider_that_turns_batches_away_is_asked_again_later(world: BatchWor
     run(main())
     [(at, _)] = world.created
     assert at >= 130
+    assert world.world.provider.calls == []
+
+
+def test_a_batch_whose_intents_were_rolled_back_is_not_looked_for_and_its_rows_go_into_the_next_one(world: BatchWorld) -> None:
+    """Though the reader sees the records of aborted transactions."""
+    fence = RolledBack(world.world, 1)
+    world.fence = lambda _: fence
+
+    async def main() -> float:
+        async with batch_worker(world) as one:
+            await one.run(patient("r1"))
+            await fence.rolled_back.wait()
+            for member in world.world.aborted:
+                one.worker.ledger.learn(0, await world.world.topic.end(0), packets.ledger.decode(b"[" + member + b"]")[0])
+            await one.until(lambda: bool(world.created), within_s=HOUR)
+            created = asyncio.get_running_loop().time()
+            await one.until(lambda: len(ended(world)) == 1)
+            assert world.totals(one.worker) == (BATCH_PRICE, 0, 0)
+            return created
+
+    assert run(main()) < TRAITS.settle_s + 60
+    assert world.records.count("batch_void") == 1
+    assert len(world.created) == 1
     assert world.world.provider.calls == []
 
 

@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
 import inference_engine
+from inference_engine.agents.compose import compose
 from inference_engine.agents.names import specs, tenant_topics
 from inference_engine.agents.settings import env_names
 from inference_engine.cli.config import config_command
@@ -216,4 +217,15 @@ def test_a_tenants_own_topics_are_read_and_belong_to_it(monkeypatch: pytest.Monk
     assert "t.requests.acme" in {spec.name for spec in specs(settings)}
     monkeypatch.setenv("TENANT_TOPICS", "acme")
     with pytest.raises(ConfigError, match="not JSON"):
+        load_settings()
+
+
+def test_what_becomes_of_an_ambiguous_call_is_each_tenants_own_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ON_AMBIGUOUS_TENANTS", '{"acme": "fail"}')
+    monkeypatch.setenv("CACHE_SEMANTIC_ENABLED", "false")
+    monkeypatch.setenv("KAFKA_BROKERS", "127.0.0.1:1")
+    parts = compose(load_settings(), tmp_path)
+    assert (parts.on_ambiguous("acme"), parts.on_ambiguous("globex")) == ("fail", "retry")
+    monkeypatch.setenv("ON_AMBIGUOUS_TENANTS", '{"acme": "perhaps"}')
+    with pytest.raises(ConfigError, match="ON_AMBIGUOUS_TENANTS"):
         load_settings()

@@ -71,6 +71,24 @@ def test_a_folder_that_is_a_file_fails_with_the_setting_to_change(tmp_path: Path
     assert (found.verdict, "INFERENCE_ENGINE_HOME" in found.remedy) == ("fail", True)
 
 
+def test_a_model_whose_circuit_breaker_is_open_is_named_with_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "worker-0": {"models": {"a": {"circuit_breaker": "closed"}, "b": {"circuit_breaker": "open"}}},
+        "worker-1": {"models": {"b": {"circuit_breaker": "half_open"}}},
+    }
+    monkeypatch.setattr(look, "_health", lambda child, _timeout: told.get(child.name))
+    found = {name: Child(name, 1, 1) for name in ("worker-0", "worker-1", "sink")}
+    check = look.models(found)
+    assert check is not None
+    assert check.verdict == "warn"
+    assert "b in worker-0, worker-1" in check.message
+    told["worker-0"]["models"].pop("b")
+    told.pop("worker-1")
+    assert (check := look.models(found)) is not None
+    assert check.verdict == "ok"
+    assert look.models({"sink": Child("sink", 1, 1), "worker-0": None}) is None
+
+
 def test_a_broker_with_all_topics_is_well(kafka: str, topic_prefix: str) -> None:
     specs = topic_specs(Topics(topic_prefix), 2)
     create_topics(kafka, specs)

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from inference_engine.connectors import embedder as module
-from inference_engine.connectors.embedder import HashEmbedder, SentenceTransformerEmbedder, find_embedder
+from inference_engine.connectors.embedder import HashEmbedder, SentenceTransformerEmbedder, find_embedder, load_embedder, packaged_model
 from inference_engine.connectors.embedding_endpoint import EndpointEmbedder
+from inference_engine.connectors.kafka_jars import default_cache_dir
+from inference_engine.connectors.openvino_embedder import OpenVinoEmbedder, converted_model
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.pipeline.ports import Embedder
 
@@ -25,6 +28,11 @@ TEXTS = ["Where is my card?", "where is my card", "My transfer of 20 pounds is l
 @pytest.fixture(scope="module")
 def minilm() -> SentenceTransformerEmbedder:
     return SentenceTransformerEmbedder(threads=1)
+
+
+@pytest.fixture(scope="module")
+def openvino() -> OpenVinoEmbedder:
+    return OpenVinoEmbedder(converted_model(packaged_model(), default_cache_dir()), threads=1)
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -78,12 +86,17 @@ def client(endpoint: Endpoint, dimension: int = 64, **options: Any) -> EndpointE
     return EndpointEmbedder("some-model", dimension, base_url=endpoint.url, api_key="k", **options)
 
 
-@pytest.fixture(params=["minilm", "hash", "endpoint"])
+@pytest.fixture(params=["minilm", "openvino", "hash", "endpoint"])
 def embedder(request: pytest.FixtureRequest) -> Embedder:
-    if request.param == "minilm":
-        found: Embedder = request.getfixturevalue("minilm")
+    if request.param in ("minilm", "openvino"):
+        found: Embedder = request.getfixturevalue(request.param)
         return found
     return HashEmbedder() if request.param == "hash" else client(request.getfixturevalue("endpoint"))
+
+
+def rounding(embedder: Embedder) -> float:
+    """How far a component of a vector may move with the width of its batch: OpenVINO computes in bfloat16 where the processor has it."""
+    return 2e-3 if isinstance(embedder, OpenVinoEmbedder) else 1e-5
 
 
 def test_vectors_have_the_dimension_and_unit_length(embedder: Embedder) -> None:
@@ -101,7 +114,7 @@ def test_no_texts_give_no_vectors(embedder: Embedder) -> None:
 def test_a_text_has_the_same_vector_in_any_company_and_order(embedder: Embedder) -> None:
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
     together = embedder.embed(TEXTS[::-1])[::-1]
-    assert np.allclose(alone, together, atol=1e-5)
+    assert np.allclose(alone, together, atol=rounding(embedder))
 
 
 def test_texts_with_shared_words_are_closer_than_others(embedder: Embedder) -> None:
@@ -115,7 +128,7 @@ def test_a_text_that_is_too_long_is_marked_and_has_no_vector(embedder: Embedder)
     result = embedder.embed_whole(["Where is my card?", long, "What is a card?"])
     assert result.whole.tolist() == [True, False, True]
     assert not result.vectors[1].any()
-    assert np.allclose(result.vectors[[0, 2]], embedder.embed(["Where is my card?", "What is a card?"]), atol=1e-5)
+    assert np.allclose(result.vectors[[0, 2]], embedder.embed(["Where is my card?", "What is a card?"]), atol=rounding(embedder))
 
 
 def test_a_lone_surrogate_is_never_compared(embedder: Embedder) -> None:
@@ -126,8 +139,42 @@ def test_minilm_equals_the_library_on_real_questions(minilm: SentenceTransformer
     """Our batching changes nothing: cosine to `SentenceTransformer.encode` is 1 to five digits."""
     with BANKING.open() as f:
         texts = [row["text"] for row in csv.DictReader(f)][:96:3]
-    expected = minilm._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    expected = minilm.model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     assert (expected * minilm.embed(texts)).sum(axis=1).min() > 0.99999
+
+
+def test_openvino_makes_torchs_vectors_of_real_questions(minilm: SentenceTransformerEmbedder, openvino: OpenVinoEmbedder) -> None:
+    """Cosine 0.9999 and more: what decides about a hit is a hundred times as much."""
+    with BANKING.open() as f:
+        texts = [row["text"] for row in csv.DictReader(f)][:96]
+    assert (openvino.embed(texts) * minilm.embed(texts)).sum(axis=1).min() > 0.9999
+    assert openvino.count_tokens(texts) == minilm.count_tokens(texts)
+
+
+def test_a_model_is_converted_once(monkeypatch: pytest.MonkeyPatch, openvino: OpenVinoEmbedder) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was converted again"))
+    assert isinstance(load_embedder(packaged_model()), OpenVinoEmbedder)
+
+
+def test_a_model_that_can_not_be_converted_is_run_by_torch_unless_openvino_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> Path:
+        raise Unavailable("an operation that it does not know")
+
+    monkeypatch.setattr(module, "converted_model", refuse)
+    assert isinstance(load_embedder(packaged_model(), threads=1), SentenceTransformerEmbedder)
+    with pytest.raises(ConfigError, match=r"EMBEDDING_BACKEND is openvino.*operation"):
+        load_embedder(packaged_model(), backend="openvino")
+
+
+def test_what_a_failed_conversion_said_is_told_and_nothing_half_made_stays(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(Unavailable, match="can't be converted"):
+        converted_model(model, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "embedders").iterdir()) == []
 
 
 def test_minilm_sees_meaning(minilm: SentenceTransformerEmbedder) -> None:

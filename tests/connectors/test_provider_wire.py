@@ -10,8 +10,10 @@ from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.connectors.providers import build_providers
 from inference_engine.connectors.providers.anthropic import read_reply
 from inference_engine.connectors.providers.anthropic_form import to_messages
+from inference_engine.connectors.providers.chat_form import read_completion
 from inference_engine.connectors.providers.failures import failure, retry_after, same_model
 from inference_engine.connectors.providers.openai import OpenAIProvider
+from inference_engine.connectors.providers.responses_usage import read_responses_usage
 from inference_engine.connectors.providers.simulated import SimulatedOptions
 from inference_engine.pipeline.billing import bill, day_of
 from inference_engine.pipeline.errors import Ambiguous, Charged, ConfigError, Rejected, Unpriced
@@ -157,6 +159,7 @@ def test_anthropics_cached_tokens_become_part_of_the_input() -> None:
         "cache_read_tokens": 20,
         "cache_write_tokens": 30,
         "cache_write_1h_tokens": 40,
+        "cache_write_12h_tokens": 0,
     }
     # 10 x $2 + 20 x $0.10 + 30 x $2.50 + 40 x $4 + 5 x $10 = 20 + 2 + 75 + 160 + 50 = 307
     assert bill(CLAUDE, made.usage, made.service_tier, DAY) == 307_000_000
@@ -229,3 +232,38 @@ def test_providers_are_those_with_a_key_or_else_the_simulated_one() -> None:
 def test_a_base_url_that_is_none_is_a_setting_to_correct() -> None:
     with pytest.raises(ConfigError, match="VLLM_BASE_URL"):
         build_providers(vllm_base_url="localhost:8000")
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"quantum_tokens": 3}},
+        {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"quantum_tokens": 3}},
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"cache_write_tokens": 5, "cache_write_tokens_details": {"ttl_7d_tokens": 5}},
+        },
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"cache_write_tokens": 5, "cache_write_tokens_details": {"ttl_30m_tokens": 4}},
+        },
+    ],
+)
+def test_a_kind_of_token_that_nobody_knows_is_not_billed_by_a_guess(usage: dict[str, Any]) -> None:
+    body = {"model": "m", "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    with pytest.raises(Ambiguous):
+        read_completion("openai", "m", body, "id", None)
+    answer = {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": usage.get("prompt_tokens_details")}
+    with pytest.raises(Ambiguous):
+        read_responses_usage("openai", {**answer, "output_tokens_details": usage.get("completion_tokens_details")})
+
+
+def test_kinds_that_are_part_of_the_totals_and_unknown_ones_without_tokens_are_read() -> None:
+    details = {"cached_tokens": 4, "cache_write_tokens": 5, "quantum_tokens": 0, "text_tokens": 10}
+    kept = {"cache_write_tokens_details": {"ttl_30m_tokens": 2, "ttl_12h_tokens": 3}}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {**details, **kept}}
+    body = {"model": "m", "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    made = read_completion("openai", "m", body, "id", None).usage
+    assert (made.cache_read_tokens, made.cache_write_tokens, made.cache_write_12h_tokens) == (4, 2, 3)

@@ -121,7 +121,10 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV"
 def clean_environment(**settings: str) -> dict[str, str]:
     """What a child sees: none of the settings that happen to be in the tester's own environment."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **settings}
+    # Where the tester imports the engine from, its children must, too: they would run another checkout's code.
+    path = [settings.pop("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
+    imports = {"PYTHONPATH": os.pathsep.join(filter(None, path))} if any(path) else {}
+    return {**kept, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **imports, **settings}
 
 
 def words(lines: Sequence[bytes]) -> str:

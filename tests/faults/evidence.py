@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from inference_engine.schemas.answers import VectorRecord
 from inference_engine.schemas.ledger import LedgerRecord
-from inference_engine.schemas.requests import Identity
+from inference_engine.schemas.requests import Call, Identity
 from inference_engine.schemas.responses import ResponseLine
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Stored:
     attempt: str
     base_pico: int
     cap_pico: int
+    request: tuple[str, str, str] = ("", "", "")
+    """Tenant, job, custom_id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,15 @@ class Evidence:
     snapshots: tuple[Snapshot, ...] = ()
     words: Mapping[str, bytes] = field(default_factory=dict)
     """Logs, metrics and headers of dead letters, by where they were said."""
+    vectors: tuple[Placed[VectorRecord], ...] = ()
+    groups: tuple[Placed[Call], ...] = ()
+    """Calls that belong to a group, or lead one."""
+    most_in_flight: int = 0
+    """Calls that the provider saw at once."""
+    allowed_in_flight: int | None = None
+    """By the permits of all workers together; None where calls that a worker gave up may be among them."""
+    memory_mb: Mapping[str, float] = field(default_factory=dict)
+    """The most that each process that was alive at the end has held."""
     secrets: tuple[str, ...] = ()
     canaries: Mapping[str, str] = field(default_factory=dict)
     """Tenant -> the word that stands in each of its prompts, and nowhere else."""

@@ -1,9 +1,9 @@
 """The same small agents twice: on Faust as its guide shows it, and on `agents/safe`.
 
-    python -m tests.faults.faust_worker plain|safe BROKERS PREFIX FOLDER broken|well
+    python -m tests.faults.faust_worker plain|safe BROKERS PREFIX FOLDER broken|well|large
 
 Each agent reads a topic of its name and writes what it read to `NAME-out`. `broken`: something goes wrong in each of them
-at some ids; `well`: nothing does.
+at some ids; `well`: nothing does; `large`: one row of the table is larger than a record can be.
 """
 
 import asyncio
@@ -15,12 +15,17 @@ from typing import Any
 
 import faust
 
-from inference_engine.agents.safe import DeadLetter, Delivered, consume, create_app, run_app
+from inference_engine.agents.safe import DeadLetter, Delivered, OversizedRow, consume, create_app, run_app
 
 Emit = Callable[[str, bytes], Awaitable[Any]]
 HUNG, RAISED, REFUSED, IN_A_BATCH = b"3", b"3", (b"3", b"4"), b"13"
 BATCH = 10
 TOO_LARGE = 5_000
+LARGE_ROW = b"7"
+
+
+def row_of(value: bytes, large: bool) -> bytes:
+    return value * 2_000_000 if large and value == LARGE_ROW else value
 
 
 async def hang(value: bytes, emit: Emit, broken: bool) -> None:
@@ -45,7 +50,8 @@ async def refuse(value: bytes, emit: Emit, broken: bool) -> None:
 # --- as in Faust's guide ---------------------------------------------------------------------------------------------
 
 
-def plain(brokers: str, prefix: str, folder: Path, broken: bool) -> None:
+def plain(brokers: str, prefix: str, folder: Path, state: str) -> None:
+    broken, large = state == "broken", state == "large"
     app = faust.App(
         f"{prefix}plain", broker=f"kafka://{brokers}", datadir=folder, store="memory://", value_serializer="raw", key_serializer="raw",
         web_enabled=False, topic_disable_leader=True, broker_commit_interval=0.2, broker_session_timeout=6, broker_heartbeat_interval=0.5,
@@ -79,7 +85,7 @@ def plain(brokers: str, prefix: str, folder: Path, broken: bool) -> None:
 
     async def rows(stream: Any) -> None:
         async for value in stream:
-            table[value.decode()] = value.decode()
+            table[value.decode()] = row_of(value, large).decode()
             await emit("rows", value)
 
     async def late(stream: Any) -> None:
@@ -108,7 +114,8 @@ def slow_changelog(app: Any) -> None:
 # --- the same on ours ------------------------------------------------------------------------------------------------
 
 
-async def safe(brokers: str, prefix: str, folder: Path, broken: bool) -> None:
+async def safe(brokers: str, prefix: str, folder: Path, state: str) -> None:
+    broken, large = state == "broken", state == "large"
     app = create_app(
         f"{prefix}safe", [brokers], folder, topic_prefix="", store="memory", session_timeout_s=6.0, heartbeat_s=0.5, commit_interval_s=0.2
     )
@@ -132,11 +139,15 @@ async def safe(brokers: str, prefix: str, folder: Path, broken: bool) -> None:
         await refuse(event.value or b"", emit, broken)
 
     async def rows(event: Delivered) -> None:
-        await table.write(event.partition, {event.value or b"": event.value or b""})
+        try:
+            await table.write(event.partition, {event.value or b"": row_of(event.value or b"", large)})
+        except OversizedRow as error:
+            raise DeadLetter(str(error)) from error
         await emit("rows", event.value or b"")
 
     async def never(event: Delivered, dead: DeadLetter) -> None:
-        raise AssertionError(dead)
+        if event.value != LARGE_ROW:
+            raise AssertionError(dead)
 
     def bind(handle: Callable[[Delivered], Awaitable[None]], name: str) -> None:
         async def body(stream: Any) -> None:
@@ -164,6 +175,6 @@ def await_for_ever(app: Any) -> None:
 if __name__ == "__main__":
     mode, brokers, prefix, folder, state = sys.argv[1:]
     if mode == "plain":
-        plain(brokers, prefix, Path(folder), state == "broken")
+        plain(brokers, prefix, Path(folder), state)
     else:
-        asyncio.run(safe(brokers, prefix, Path(folder), state == "broken"))
+        asyncio.run(safe(brokers, prefix, Path(folder), state))

@@ -9,7 +9,9 @@ bounded         billed calls of a flight <= 1 + its attempts that are known to h
 after_the_end   no intent behind a completion
 money           certain <= bill <= certain + caps of the ambiguous; equal where nothing was ambiguous
 settled         no attempt is left open, and no batch: its files are deleted
-stored          the cost store holds what the ledger holds
+stored          the cost store holds what the ledger holds, and one `answer` row for a request
+apart           no vector and no group holds another tenant's prompt
+limited         no more calls at once than the permits allow, and no more memory than a worker may take
 silent          no secret and no prompt in logs, metrics or headers
 """
 
@@ -274,6 +276,35 @@ def stored(evidence: Evidence) -> Found:
         yield f"the cost store has {base} pico, the ledger {kept.certain}"
     if cap != kept.caps:
         yield f"the cost store has caps of {cap} pico, the ledger {kept.caps}"
+    rows = Counter(r.request for r in evidence.stored if r.kind == "answer")
+    yield from (f"{request} has {count} rows of an answer in the cost store" for request, count in rows.items() if count > 1)
+
+
+# --- tenants and limits ----------------------------------------------------------------------------------------------
+
+
+def apart(evidence: Evidence) -> Found:
+    for vector in evidence.vectors:
+        for tenant, canary in evidence.canaries.items():
+            if tenant != vector.member.tenant and canary in vector.member.text:
+                yield f"a vector of {vector.member.tenant} holds a prompt of {tenant}"
+    leaders = {p.member.request.fingerprint: p.member.request.identity.tenant for p in evidence.groups}
+    for placed in evidence.groups:
+        tenant, leader = placed.member.request.identity.tenant, placed.member.group
+        if leader is not None and leaders.get(leader, tenant) != tenant:
+            yield f"a call of {tenant} is in a group that {leaders[leader]} leads"
+
+
+MEMORY_MB = 900
+"""Of one worker or sink, with all that the matrix asks: 250 to 400 are usual."""
+
+
+def limited(evidence: Evidence) -> Found:
+    if evidence.allowed_in_flight is not None and evidence.most_in_flight > evidence.allowed_in_flight:
+        yield f"{evidence.most_in_flight} calls were under way at once, {evidence.allowed_in_flight} are allowed"
+    for name, held in evidence.memory_mb.items():
+        if held > MEMORY_MB:
+            yield f"{name} took {held:.0f} MB"
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -291,7 +322,10 @@ def silent(evidence: Evidence) -> Found:
 
 INVARIANTS: Mapping[str, Callable[[Evidence], Found]] = {
     check.__name__: check
-    for check in (answered, asked_for, own_answer, committed, intended, bounded, after_the_end, money, settled, stored, silent)
+    for check in (
+        *(answered, asked_for, own_answer, committed, intended, bounded, after_the_end, money),
+        *(settled, stored, apart, limited, silent),
+    )
 }
 
 

@@ -18,9 +18,9 @@ def at(point: str) -> Play:
         stage = scene.stage
         stage.start_sink()
         stage.start_worker(0, wait=False, CRASH_AT=f"{point}:4")
-        stage.start_worker(1)
-        stage.ask(ROWS, repeats=0.4)
-        assert stage.workers[0].wait(60) == -signal.SIGKILL, stage.workers[0].tail()
+        stage.start_worker(1, wait=False)
+        stage.until_shared(0, 1)
+        stage.until_killed(0, lambda: stage.ask(ROWS, repeats=0.4))
         stage.note()
         stage.start_worker(0)
         stage.ask(ROWS // 4)
@@ -50,14 +50,11 @@ def zombie(scene: Scene) -> None:
     stage = scene.stage
     stage.start_sink()
     stage.start_workers(2)
-    stage.ask(ROWS)
-    stage.wait_for(10)
-    still = stage.workers[0]
-    still.popen.send_signal(signal.SIGSTOP)
+    stage.stand_still(0, lambda: stage.ask(ROWS))
     stage.note()
     stage.ask(ROWS // 2)
     time.sleep(12)
-    still.popen.send_signal(signal.SIGCONT)
+    stage.workers[0].popen.send_signal(signal.SIGCONT)
     stage.ask(ROWS // 2)
 
 
@@ -66,10 +63,8 @@ def zombie_and_successor(scene: Scene) -> None:
     stage = scene.stage
     stage.start_sink()
     stage.start_workers(2)
-    stage.ask(ROWS)
-    stage.wait_for(10)
+    stage.stand_still(0, lambda: stage.ask(ROWS))
     still, successor = stage.workers[0].popen, stage.workers[1]
-    still.send_signal(signal.SIGSTOP)
     stage.note()
     before = len(stage.engine.ledger().ambiguous)
     until(lambda: len(stage.engine.ledger().ambiguous) > before, "its calls are booked, and paid again", within_s=60)
@@ -101,17 +96,19 @@ def churn(scene: Scene) -> None:
 
 
 def hot_key(scene: Scene) -> None:
-    """Hundreds wait for ten answers; the worker dies while it sends them out, three times."""
+    """Hundreds wait for a few answers; the worker dies while it sends them out, three times."""
     stage = scene.stage
     stage.start_sink()
-    first = stage.rows(10, repeats=0)
-    hot = [asked for asked, _ in first]
-    stage.send(first)
-    stage.send(stage.again(hot * 20))
+
+    def ask() -> None:
+        first = stage.rows(10, repeats=0)
+        stage.send(first)
+        stage.send(stage.again([asked for asked, _ in first] * 20))
+
     for point in ("in_fan_out:40", "in_fan_out:90", "after_fan_out:2"):
+        ask()
         stage.start_worker(0, wait=False, CRASH_AT=point)
-        stage.send(stage.again(hot * 10))
-        assert stage.workers[0].wait(90) == -signal.SIGKILL, stage.workers[0].tail()
+        stage.until_killed(0, ask)
         stage.note()
     stage.start_worker(0)
 
@@ -145,6 +142,18 @@ def stuck(scene: Scene) -> None:
     stage.ask(ROWS // 2)
 
 
+def recovery_that_hangs(scene: Scene) -> None:
+    """A worker whose partitions never become ready ends itself at its deadline; the next one does what it was to do."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.ask(ROWS)
+    stage.start_worker(0, wait=False, FAULT_RECOVERY="hangs", RECOVERY_TIMEOUT_SECONDS="10")
+    assert stage.workers[0].wait(90) != 0, "the worker ended as if nothing were wrong"
+    assert b"were not recovered within" in stage.workers[0].log.read_bytes(), stage.workers[0].tail()
+    stage.note()
+    stage.start_worker(0)
+
+
 KILLS = (
     *(Fault(f"crash at {point}", at(point)) for point in POINTS if point not in OF_BATCHES),
     Fault("random kills", random_kills, seeded=True),
@@ -154,4 +163,5 @@ KILLS = (
     Fault("hot key, killed in its fan-out", hot_key),
     Fault("SIGTERM with hung calls", stopped_with_hung_calls),
     Fault("a worker that is stuck", stuck),
+    Fault("a recovery that hangs", recovery_that_hangs),
 )

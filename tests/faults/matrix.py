@@ -2,10 +2,11 @@
 
 from .batches import BATCHES
 from .brokers import BROKERS
+from .disks import DISKS
 from .kills import KILLS
 from .play import Fault
 from .poison import POISON
 from .providers import PROVIDERS
 from .stores import STORES
 
-MATRIX: tuple[Fault, ...] = (*KILLS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES)
+MATRIX: tuple[Fault, ...] = (*KILLS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)

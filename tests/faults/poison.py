@@ -9,6 +9,8 @@ from .evidence import Asked
 from .play import Fault, Scene
 from .stage import MODEL, TENANTS
 
+TOO_MANY_TOKENS = 1_700_000
+"""6.8 MB, more than a record of the ledger may be."""
 UNREADABLE: tuple[bytes | None, ...] = (
     None,
     b"",
@@ -86,6 +88,7 @@ def poison_inside(scene: Scene) -> None:
     topics = stage.engine.topics
     for topic in (
         topics.lookups,
+        topics.bulk_lookups,
         topics.answers,
         topics.costs,
         *(t for t in stage.worked if t.startswith((topics.prefix + "misses", topics.prefix + "calls"))),
@@ -93,6 +96,27 @@ def poison_inside(scene: Scene) -> None:
         stage.write(topic, [(None, value, []) for value in (b"\xff", b"[{}]", b"{}", None)])
     stage.ask(20)
     stage.note()
+
+
+def large_answers(scene: Scene) -> None:
+    """Answers above Kafka's usual limit for a record are given; those above the engine's own are paid for, and refused with that reason."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_worker(0)
+    stage.ask(20)
+    for tokens in (400_000, TOO_MANY_TOKENS):
+        stage.ask(2, mark=f"[[tokens:{tokens}]] ", repeats=0, body={"max_tokens": 2_000_000})
+    stage.ask(20, repeats=0)
+    stage.note()
+
+
+def the_largest_are_refused(scene: Scene) -> Iterator[str]:
+    stage = scene.stage
+    told = {line.custom_id: line.error.code if line.error is not None else "" for line in stage.engine.responses()}
+    for asked in stage.asked:
+        expected = "answer_too_large" if f"[[tokens:{TOO_MANY_TOKENS}]]" in asked.text else ""
+        if told[asked.custom_id] != expected:
+            yield f"{asked.key} has the error {told[asked.custom_id]!r}, not {expected!r}"
 
 
 def twice(scene: Scene) -> None:
@@ -112,6 +136,7 @@ def twice(scene: Scene) -> None:
 
 
 POISON = (
+    Fault("answers above the limit of a record", large_answers, check=the_largest_are_refused),
     Fault("poison records", poison, check=all_poison_is_a_dead_letter),
     Fault("poison on the internal topics", poison_inside),
     Fault("every id three times", twice),

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
@@ -25,7 +27,7 @@ from inference_engine.schemas.ledger import BatchPrepared
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Identity
 
-from ..e2e.engine import PARTITIONS, Engine, Process, row
+from ..e2e.engine import PARTITIONS, Accounts, Engine, Process, row
 from ..e2e.provider import Provider
 from ..e2e.records import Found, Reader, Writer
 from ..e2e.waiting import until
@@ -54,6 +56,7 @@ class Stage:
     asked: list[Asked] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     said: dict[str, bytes] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
     workers: dict[int, Process] = field(default_factory=dict)
     sink: Process | None = None
     broken_at: float = 0.0
@@ -108,8 +111,56 @@ class Stage:
     def start_workers(self, count: int, **settings: str) -> None:
         for index in range(count):
             self.start_worker(index, wait=False, **settings)
-        for index in range(count):
+        self.until_shared(*range(count))
+
+    def until_shared(self, *indexes: int) -> None:
+        """Returns once each of these workers has partitions that deliver: asked before that, one of them may have nothing to do."""
+        for index in indexes:
             self.workers[index].ready()
+        until(lambda: all(self._share(i) for i in indexes), f"all of the workers {indexes} have partitions", within_s=90)
+
+    def _share(self, index: int) -> list[int]:
+        """Partitions that the worker delivers."""
+        try:
+            health = self.workers[index].health()
+        except urllib.error.HTTPError:  # not ready
+            return []
+        partitions: list[int] = health["partitions"]
+        return partitions
+
+    def until_killed(self, index: int, ask: Callable[[], None]) -> None:
+        """Asks, round after round, until the worker has met its crash point: how many passages a round brings is chance."""
+        assert self.until_ended(index, ask) == -signal.SIGKILL, self.workers[index].tail()
+
+    def until_ended(self, index: int, ask: Callable[[], None], rounds: int = 30) -> int:
+        """Asks, round after round, until the worker ends by itself; returns its exit code."""
+        worker = self.workers[index]
+        for _ in range(rounds):
+            ask()
+            wanted = {a.key for a in self.asked}
+            until(lambda: not worker.alive or wanted <= self.responded(), f"{worker.name} dies, or everyone is answered", within_s=120)  # noqa: B023
+            if not worker.alive:
+                break
+        return worker.wait(1)
+
+    def stand_still(self, index: int, ask: Callable[[], None], rounds: int = 30) -> None:
+        """Asks, and stops the worker (SIGSTOP) when calls of its own are under way."""
+        worker = self.workers[index]
+        for _ in range(rounds):
+            ask()
+            wanted, own = {a.key for a in self.asked}, self._share(index)
+            until(lambda: self._open_in(own) or wanted <= self.responded(), f"{worker.name} calls, or everyone is answered", within_s=120)  # noqa: B023
+            worker.popen.send_signal(signal.SIGSTOP)
+            if self._open_in(own):
+                return
+            worker.popen.send_signal(signal.SIGCONT)
+        raise AssertionError(f"{worker.name} could not be stopped in the middle of a call")
+
+    def _open_in(self, partitions: Iterable[int]) -> set[str]:
+        """Attempts on these partitions of the ledger that have no outcome."""
+        inside = set(partitions)
+        found = [p.member for p in self._members(self.engine.topics.ledger, packets.ledger) if p.partition in inside]
+        return Accounts(found).open
 
     def start_sink(self) -> None:
         self.sink = self.engine.start_sink()
@@ -252,7 +303,8 @@ class Stage:
     def worked(self) -> list[str]:
         """The topics that workers read."""
         t = self.engine.topics
-        return [t.requests, t.lookups, t.answers, t.ledger, *(t.misses(lane) for lane in Lane), *(t.calls(lane) for lane in Lane)]
+        by_lane = [topic for lane in Lane for topic in (t.misses(lane), t.calls(lane))]
+        return [t.requests, t.lookups, t.bulk_lookups, t.answers, t.ledger, *by_lane]
 
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         if self._offsets is None:
@@ -283,7 +335,10 @@ class Stage:
         self.snapshots.append(self.snapshot())
 
     def listen(self) -> None:
-        """Keeps what the workers say of themselves for the evidence."""
+        """Keeps what the workers say of themselves for the evidence, and how much memory they have taken."""
+        for process in [*self.workers.values(), *([self.sink] if self.sink is not None else [])]:
+            if process.alive:
+                self.memory_mb[process.name] = most_memory_mb(process.popen.pid)
         for index, process in self.workers.items():
             state = read_state(process.state) if process.alive and process.state is not None else None
             if state is None:
@@ -313,13 +368,20 @@ class Stage:
             stored=self._kept or (self._stored() if self.sink is not None else None),
             requests=tuple(self._identities()),
             lookups=tuple(
-                Placed(p.topic, p.partition, p.offset, p.member.request.identity) for p in self._members(topics.lookups, packets.lookups)
+                Placed(p.topic, p.partition, p.offset, p.member.request.identity)
+                for topic in (topics.lookups, topics.bulk_lookups)
+                for p in self._members(topic, packets.lookups)
             ),
             calls=tuple(
                 Placed(p.topic, p.partition, p.offset, p.member.request.flight) for t in calls for p in self._members(t, packets.calls)
             ),
             snapshots=tuple(self.snapshots),
-            words={**self._logs(), **self.said},
+            vectors=tuple(self._members(topics.vectors, packets.vectors)),
+            groups=tuple(p for t in calls for p in self._members(t, packets.calls)),
+            most_in_flight=self.provider.summary()["most_in_flight"],
+            allowed_in_flight=self._allowed_in_flight(),
+            memory_mb=self.memory_mb,
+            words={**self._logs(), **self.said, **self._letters()},
             secrets=(SECRET,),
             canaries={tenant: self.canary(tenant) for tenant in TENANTS},
             max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
@@ -332,6 +394,19 @@ class Stage:
                     if isinstance(r := placed.member, BatchPrepared)}  # fmt: skip
         listed = self.provider.files() if prepared else []
         return tuple(name for name in listed if name in prepared or name.startswith(("file-out", "file-err")))
+
+    def _allowed_in_flight(self) -> int | None:
+        """Of all workers that were ever started: the calls of a dead one stay with the provider for a while, those that a living one gave
+        up do so without end, and then nothing can be said."""
+        if any("stopped before" not in record.reason for record in self.engine.ledger().ambiguous):
+            return None
+        started = sum(process.name.startswith("worker") for process in self.engine.processes)
+        return int(self.engine.settings["MAX_IN_FLIGHT"]) * started
+
+    def _letters(self) -> dict[str, bytes]:
+        """What dead letters say beside the bytes that they carry."""
+        found = self.raw(self.engine.topics.dead_letters)
+        return {f"headers of the dead letter {f.partition}@{f.offset}": b" ".join(value for _, value in f.headers) for f in found}
 
     def raw(self, topic: str) -> list[Found]:
         """All records of a topic now."""
@@ -368,11 +443,20 @@ class Stage:
         self._kept = self._stored()
 
     def _stored(self) -> tuple[Stored, ...]:
-        query = "SELECT event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap) FROM cost_events LIMIT 1000000"
-        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4])) for r in self.engine.sink_sql(query))
+        columns = "event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap), tenant_id, job, request_id"
+        rows = self.engine.sink_sql(f"SELECT {columns} FROM cost_events LIMIT 1000000")
+        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4]), (r[5], r[6], r[7])) for r in rows)
 
     def _logs(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.engine.home / "logs").glob("*.log")}
+
+
+def most_memory_mb(pid: int) -> float:
+    """The largest resident size that the process has had (Linux; elsewhere the present one)."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
 def _pico(dollars: str) -> int:

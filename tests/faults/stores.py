@@ -1,6 +1,7 @@
 """Faults of what lies on disk and of the stores: indexes, the cost store, local data, changelogs, clocks."""
 
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -194,8 +195,26 @@ def clocks(scene: Scene) -> None:
         stage.ask(ROWS)
 
 
+def clock_jumps(scene: Scene) -> None:
+    """A worker's clock is set an hour ahead, then an hour behind, then right, with calls under way; then it is killed."""
+    stage = scene.stage
+    stage.start_sink()
+    stage.start_workers(2)
+
+    def work() -> None:
+        for _ in range(3):
+            stage.pause(0.5, 2.0)
+            stage.workers[0].popen.send_signal(signal.SIGUSR1)
+        stage.pause(0.5, 2.0)
+        stage.workers[0].kill()
+        stage.note()
+        stage.start_worker(0, wait=False)
+
+    stage.while_asking(work)
+
+
 STORES = (
-    *(Fault(f"vector index {kind}", index(kind), settings=SEMANTIC) for kind in ("missing", "failing", "dimension")),
+    *(Fault(f"vector index {kind}", index(kind), settings=SEMANTIC) for kind in ("missing", "failing", "dimension", "slow")),
     Fault("Qdrant is silent", qdrant_silent, settings=SEMANTIC, drain_s=60),
     Fault("semantic tier, workers are killed", semantic_and_killed, settings=SEMANTIC, seeded=True),
     Fault("ClickHouse away", clickhouse_away),
@@ -205,4 +224,5 @@ STORES = (
     Fault("changelog truncated", changelog_truncated),
     Fault("changelog and data folder gone", changelog_and_folder_gone),
     Fault("clocks an hour ahead and behind", clocks),
+    Fault("a clock that jumps", clock_jumps, seeded=True),
 )

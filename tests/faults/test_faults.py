@@ -10,12 +10,14 @@ from .play import Fault, run
 BY_NAME = {fault.name: fault for fault in MATRIX}
 QUICK = (
     "crash at after_join",
+    "crash at after_send",
     "batch: crash at after_submit",
     "batch: rows that come to nothing",
     "zombie",
     "provider: billed, then dropped",
     "poison records",
     "data folder deleted",
+    "disk full, of a worker",
     "changelog and data folder gone",
 )
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from inference_engine.connectors.simulation import answer, asked_of_chat
-from inference_engine.schemas.answers import Answer, Usage
+from inference_engine.schemas.answers import Answer, Usage, VectorRecord
 from inference_engine.schemas.ledger import Ambiguous, BatchPrepared, Charged, Completion, Intent, LedgerRecord
-from inference_engine.schemas.requests import Identity, Request
+from inference_engine.schemas.requests import Call, Identity, Request, Route
 from inference_engine.schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart
 
 from ..pipeline.support import NOW, request
@@ -91,7 +91,11 @@ CLEAN = Evidence(
     responses=(response(ONE), response(TWO), response(TWO)),
     ledger=placed(intent(ONE), intent(TWO), ambiguous(TWO), completion(ONE), intent(TWO, 2), completion(TWO, 2)),
     bill=(bill(ONE), bill(TWO), bill(TWO, 2)),
-    stored=(Stored("1", "answer", "", PAID, 0), Stored("2", "answer", "", PAID, 0), Stored("3", "ambiguous", "", 0, CAP)),
+    stored=(
+        Stored("1", "answer", "", PAID, 0, ONE.key),
+        Stored("2", "answer", "", PAID, 0, TWO.key),
+        Stored("3", "ambiguous", "", 0, CAP, TWO.key),
+    ),
     requests=(Placed("requests", 0, 0, identity(ONE)), Placed("requests", 0, 1, identity(TWO))),
     lookups=(Placed("lookups", 0, 0, identity(ONE)), Placed("lookups", 0, 1, identity(TWO))),
     calls=(Placed("calls", 0, 0, intent(ONE).flight), Placed("calls", 0, 1, intent(TWO).flight)),
@@ -102,6 +106,15 @@ CLEAN = Evidence(
 )
 
 Doctor = Callable[[Evidence], Evidence]
+
+
+def vector(tenant: str, text: str) -> VectorRecord:
+    return VectorRecord(tenant=tenant, scope="s", fingerprint="f", text=text, vector="", created_ms=NOW, expires_ms=NOW)
+
+
+def member(question: Asked, leader: Asked) -> Placed[Call]:
+    call = Call(request=owned(question), route=Route(models=("m",), reason="test"), group=owned(leader).fingerprint)
+    return Placed("calls", 0, 0, call)
 
 
 def ledger(*records: LedgerRecord) -> Doctor:
@@ -151,6 +164,11 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("after_the_end", "after its completion", ledger(intent(ONE), completion(ONE), batch(ONE))),
     ("stored", "the cost store has", lambda e: replace(e, stored=(e.stored or ())[1:])),
     ("stored", "caps", lambda e: replace(e, stored=(e.stored or ())[:2])),
+    ("stored", "2 rows of an answer", lambda e: replace(e, stored=(*(e.stored or ()), (e.stored or ())[0]))),
+    ("apart", "a vector of a holds a prompt of b", lambda e: replace(e, vectors=(Placed("vectors", 0, 0, vector("a", "canary-b 2")),))),
+    ("apart", "a group that b leads", lambda e: replace(e, groups=(member(TWO, TWO), member(ONE, TWO)))),
+    ("limited", "65 calls were under way", lambda e: replace(e, most_in_flight=65, allowed_in_flight=64)),
+    ("limited", "took 2000 MB", lambda e: replace(e, memory_mb={"worker-0": 2000.0})),
     ("silent", "shows a secret", lambda e: replace(e, words={"log": b"Authorization: Bearer sk-secret"})),
     ("silent", "a prompt of b", lambda e: replace(e, words={"metrics": b'x{prompt="canary-b 2"} 1'})),
 ]

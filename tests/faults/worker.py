@@ -2,9 +2,10 @@
 
     python -m tests.faults.worker STATE_FILE     settings from the environment, as for `inference-engine worker`
 
-FAULT_CLOCK_OFFSET_MS: its clock is wrong by so much. FAULT_INDEX: `hash` switches the semantic tier on, with vectors of
-hashed words; `missing`, `failing` and `dimension` do the same with an index that can't be made, asked, or written to.
-FAULT_STUCK: requests with this word get stuck at the door.
+FAULT_CLOCK_OFFSET_MS: its clock is wrong by so much; SIGUSR1 sets it an hour ahead, behind, right.
+FAULT_INDEX: `hash` switches the semantic tier on, with vectors of hashed words; `missing`, `failing` and `dimension` do the same with an
+index that can't be made, asked, or written to, `slow` with one that takes its time.
+FAULT_STUCK: requests with this word get stuck at the door. FAULT_RECOVERY: its partitions never become ready.
 """
 
 import asyncio
@@ -26,17 +27,27 @@ from inference_engine.connectors.data_folder import DataFolder
 from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
 from inference_engine.connectors.qdrant import QdrantEdgeIndex
 from inference_engine.connectors.state_file import remove_state, write_state
+from inference_engine.connectors.vector_index import BruteForceIndex
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.ports import Neighbour, Point, VectorIndex, Vectors
 
-OFFSET_MS = int(os.environ.get("FAULT_CLOCK_OFFSET_MS", "0"))
+HOUR_MS = 3_600_000
+JUMPS = (0, HOUR_MS, -HOUR_MS)
+offset_ms = int(os.environ.get("FAULT_CLOCK_OFFSET_MS", "0"))
 INDEX = os.environ.get("FAULT_INDEX", "")
+HANGS = bool(os.environ.get("FAULT_RECOVERY"))
 STUCK = os.environ.get("FAULT_STUCK", "").encode()
 SESSION_S = 6.0
 
 
 def wrong_clock() -> int:
-    return time.time_ns() // 1_000_000 + OFFSET_MS
+    return time.time_ns() // 1_000_000 + offset_ms
+
+
+def jump(*_: object) -> None:
+    """The next of the wrong times."""
+    global offset_ms
+    offset_ms = JUMPS[(JUMPS.index(offset_ms) + 1) % len(JUMPS)]
 
 
 class QuickWorker(worker.Worker):
@@ -84,21 +95,38 @@ class FailingIndex:
         """Nothing is held."""
 
 
+class SlowIndex(BruteForceIndex):
+    """Finds what it should, late."""
+
+    def search(self, tenant: str, scope: str, queries: Vectors, limit: int) -> list[list[Neighbour]]:
+        time.sleep(1.0)
+        return super().search(tenant, scope, queries, limit)
+
+
+async def hangs(*_: object) -> None:
+    """What comes before the first event of a partition does not end."""
+    await asyncio.Event().wait()
+
+
 def broken_index(settings: Any, folder: Path, partition: int) -> VectorIndex:
     if INDEX == "missing":
         raise Unavailable("the index of this test can't be made")
     if INDEX == "failing":
         return FailingIndex()
+    if INDEX == "slow":
+        return SlowIndex(settings.caching.embedding_dimension)
     return QdrantEdgeIndex.recreate(folder / "vectors" / str(partition), settings.caching.embedding_dimension + 1)
 
 
 def break_parts() -> None:
-    if OFFSET_MS:
-        worker.now_ms = compose.now_ms = wrong_clock  # type: ignore[attr-defined]
+    worker.now_ms = compose.now_ms = wrong_clock  # type: ignore[attr-defined]
+    signal.signal(signal.SIGUSR1, jump)
+    if HANGS:
+        QuickWorker._assigned = hangs  # type: ignore[method-assign,assignment]
     if STUCK:
         worker.IngestStage = StuckDoor  # type: ignore[attr-defined]
     if INDEX:
-        compose.find_embedder = lambda dimension, **_: FoundEmbedder(HashEmbedder(dimension), "")  # type: ignore[attr-defined]
+        compose.embedder_of = lambda settings: FoundEmbedder(HashEmbedder(settings.caching.embedding_dimension), "")  # type: ignore[attr-defined]
     if INDEX not in ("", "hash"):
         compose._make_index = broken_index
 

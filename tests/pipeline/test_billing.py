@@ -21,10 +21,16 @@ DAY = date(2026, 11, 23)
 SIM = CATALOGUE.get("sim-premium")
 
 
-def usage(plain: int, output: int, read: int = 0, write: int = 0, write_1h: int = 0) -> Usage:
+def usage(plain: int, output: int, read: int = 0, write: int = 0, write_1h: int = 0, write_12h: int = 0) -> Usage:
     """`plain` input tokens besides the cached ones."""
-    total = plain + read + write + write_1h
-    return Usage(input_tokens=total, output_tokens=output, cache_read_tokens=read, cache_write_tokens=write, cache_write_1h_tokens=write_1h)
+    return Usage(
+        input_tokens=plain + read + write + write_1h + write_12h,
+        output_tokens=output,
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+        cache_write_1h_tokens=write_1h,
+        cache_write_12h_tokens=write_12h,
+    )
 
 
 # --- invoices by hand: USD per million tokens times tokens, so 1 USD/M x 1 token = 1,000,000 pico-dollars ---------------
@@ -98,6 +104,7 @@ def test_day_of_is_the_utc_day() -> None:
         ("gpt-4", "standard", usage(1, 1, read=1)),  # no price of reads
         ("gpt-4o", "standard", usage(1, 1, write=1)),  # nor of writes
         ("gpt-6-luna", "standard", usage(1, 1, write_1h=1)),  # nor of one-hour writes
+        ("claude-opus-5-5", "standard", usage(1, 1, write_12h=1)),  # nor of writes for 12 hours
         ("gpt-4.1", "batch", usage(1, 1, read=1)),  # a batch price, but none of reads within a batch
         ("sim-premium", "priority", usage(1, 1)),
     ],
@@ -159,6 +166,29 @@ def test_more_tokens_never_cost_less(model: Model, used: Usage, kind: str, more:
     }
     parts[kind] += more
     assert bill(model, usage(**parts), "standard", DAY) >= bill(model, used, "standard", DAY)
+
+
+LAWFUL = [CATALOGUE.get(name) for name in ("gpt-6-luna", "gpt-6.1-sol", "sim-premium")]
+
+
+@given(st.sampled_from(LAWFUL), st.sampled_from(["standard", "flex", "batch"]), st.lists(st.integers(0, 20_000), min_size=10, max_size=10))
+def test_the_bill_of_two_calls_is_the_bill_of_their_tokens(model: Model, tier: str, counts: list[int]) -> None:
+    """Additive as long as no call is long enough to be repriced: all kinds of tokens, all tiers."""
+    one, two = counts[:5], counts[5:]
+    both = [a + b for a, b in zip(one, two, strict=True)]
+
+    def billed(c: list[int]) -> int:
+        return bill(model, usage(c[0], c[1], read=c[2], write=c[3], write_12h=c[4]), tier, DAY)
+
+    assert billed(one) + billed(two) == billed(both)
+
+
+@given(st.sampled_from(LAWFUL), usages, st.integers(0, 1_000))
+def test_reading_costs_least_and_writing_for_longer_costs_most(model: Model, used: Usage, more: int) -> None:
+    """The same tokens by what the cache did with them."""
+    kinds = ({"read": more}, {"plain": more}, {"write": more}, {"write_12h": more})
+    bills = [bill(model, usage(**{"plain": 0, "output": used.output_tokens, **kind}), "standard", DAY) for kind in kinds]
+    assert bills == sorted(bills)
 
 
 @given(models, models, usages, st.sampled_from(["standard", "batch"]), st.sampled_from(["none", "exact", "semantic", "coalesced"]))
@@ -263,7 +293,7 @@ def test_an_image_counts_by_the_models_rule_and_not_by_its_bytes() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
     model = CATALOGUE.get("claude-sonnet-5-5")
     asked = {"messages": [{"role": "user", "content": [{"type": "text", "text": "what?"}, picture]}], "max_tokens": 1}
-    assert 5_000 * 2_500_000 < cap(model, asked, DAY) < 6_000 * 2_500_000
+    assert 5_000 * 4_000_000 < cap(model, asked, DAY) < 6_000 * 4_000_000  # at the price of one-hour writes, which the engine may ask for
     with pytest.raises(Unpriced, match="image"):
         cap(CATALOGUE.get("gpt-6-luna"), asked, DAY)
 
@@ -275,6 +305,7 @@ def test_an_image_counts_by_the_models_rule_and_not_by_its_bytes() -> None:
         body("hi", web_search_options={"search_context_size": "low"}),
         body("hi", tools=[{"type": "web_search"}]),
         body("hi", prompt_cache_options={"ttl": "12h"}),
+        body("hi", messages=[{"role": "user", "content": [{"type": "text", "text": "x", "prompt_cache_breakpoint": {"ttl": "12h"}}]}]),
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
     ],
 )

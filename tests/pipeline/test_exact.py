@@ -134,6 +134,18 @@ def test_a_follower_waits_for_a_flight_and_returns_where_nothing_is_left() -> No
     assert gone.miss.skip_semantic
 
 
+def test_in_a_queue_that_is_longer_than_a_lease_nobody_takes_a_flight_for_lost() -> None:
+    """Calls that were sent before it are still waiting for their turn, so its own may be, too; once they are done, the lease counts."""
+    source, asked = request(), request("What are cats?", who=identity("r2"))
+    late = NOW + 10 * LEASE
+    for lookup in (Lookup(request=asked, follow=follow(source)), Lookup(request=request(who=identity("r2")))):
+        waits = look_up(lookup, None, flying(source), late, LEASE, worked_off_ms=NOW - 1)
+        assert isinstance(waits, Join)
+        assert waits.forward is None
+        lost = look_up(lookup, None, flying(source), late, LEASE, worked_off_ms=late)
+        assert isinstance(lost, Return) or lost.forward is not None  # type: ignore[union-attr]
+
+
 def test_an_heir_flies_under_its_own_name_and_limits() -> None:
     owner = request(max_cost_pico=5)
     flight, miss = take_over(owner, waiter_of(request(who=identity("r2"), max_cost_pico=7)), NOW, LEASE)

@@ -185,8 +185,25 @@ class Money(RuleBasedStateMachine):
             case Exhausted():
                 self._book(worker, failure(flight, self.now))
 
-    def _decide(self, ledger: Ledger, flight: str, asked_ms: int | None = None) -> object:
-        return ledger.decide(flight, now_ms=self.now, owner=self.owner.owner, policy=policy(flight), cap_pico=CAP, asked_ms=asked_ms)
+    @rule(flight=st.sampled_from(FLIGHTS[:2]))
+    def hedge(self, flight: str) -> None:
+        """The owner pays again beside a call of its own; what a predecessor left open is settled first, as ever."""
+        worker = self.owner
+        if not any(i.flight == flight for i in worker.calls.values()):
+            return
+        decision = self._decide(worker.ledger, flight, hedge=True)
+        if isinstance(decision, Pay):
+            ends = {r.attempt for r in self.log if isinstance(r, Completion | Charged | Ambiguous | Unpaid)}
+            left_open = {r.epoch for r in self.log if isinstance(r, Intent) and r.flight == flight and r.attempt not in ends}
+            assert left_open <= {worker.owner.epoch}
+            new = intent(flight, decision.number, worker.owner.epoch, self.now)
+            self._book(worker, new)
+            worker.calls[new.attempt] = new
+            self.sent[flight].add(new.attempt)
+
+    def _decide(self, ledger: Ledger, flight: str, asked_ms: int | None = None, *, hedge: bool = False) -> object:
+        owner = self.owner.owner
+        return ledger.decide(flight, now_ms=self.now, owner=owner, policy=policy(flight), cap_pico=CAP, asked_ms=asked_ms, hedge=hedge)
 
     # --- provider batches ---
 
@@ -395,6 +412,16 @@ def test_a_flight_stops_before_it_could_cost_more_than_its_cap() -> None:
     ledger = replayed([first, outcome("charged", first, 300, 1)])
     assert decide(ledger, now=10, policy=Policy(MAX_ATTEMPTS, max_cost_pico=1_299)) == OverCap(300)
     assert decide(ledger, now=10, policy=Policy(MAX_ATTEMPTS, max_cost_pico=1_300)) == Pay(2)
+
+
+def test_a_hedge_is_paid_beside_an_open_attempt_of_ones_own_within_attempts_and_cap() -> None:
+    ledger = replayed([intent("f", 1, "e9", 0)])
+    assert decide(ledger, now=10) == WaitUntil(TIMEOUT_MS)
+    assert decide(ledger, now=10, hedge=True) == Pay(2)
+    assert decide(ledger, now=10, hedge=True, epoch="e10") == WaitUntil(TIMEOUT_MS), "not beside a predecessor's"
+    assert decide(ledger, now=10, hedge=True, policy=Policy(3, max_cost_pico=2 * CAP - 1)) == OverCap(CAP)
+    assert decide(ledger, now=10, hedge=True, policy=Policy(1)) == Exhausted(1)
+    assert decide(ledger, now=10, hedge=True, policy=Policy(3, "fail")) == Exhausted(1)
 
 
 def test_a_request_asked_again_after_its_failure_may_use_up_the_attempts_that_are_left() -> None:

@@ -67,6 +67,16 @@ def test_a_second_completion_of_a_flight_is_booked_and_not_answered() -> None:
     assert (outcome.cost.kind, outcome.cost.base_cost_pico) == ("duplicate", 80)
 
 
+def test_a_hedge_answers_where_it_is_first_and_is_a_duplicate_where_it_is_not() -> None:
+    hedge = completion(request(), number=2).model_copy(update={"purpose": "hedge"})
+    first, second = CLERK.outcome(hedge), CLERK.outcome(hedge, first=False)
+    assert first.answer is not None
+    assert second.answer is None
+    assert first.cost is not None
+    assert second.cost is not None
+    assert (first.cost.kind, second.cost.kind, second.cost.base_cost_pico) == ("answer", "duplicate", 80)
+
+
 def test_an_ambiguous_attempt_is_booked_at_its_cap_and_replaced_by_its_late_completion() -> None:
     asked = request()
     lost = Ambiguous(flight=asked.flight, attempt="a1", number=1, model="small", cap_pico=500, reason="timeout", request=asked, at_ms=NOW)
@@ -219,3 +229,16 @@ def test_an_error_that_is_not_in_the_ledger_has_its_row_too() -> None:
     booked = CLERK.outcome(record).cost
     assert booked is not None
     assert (cost.kind, cost.event_id) == ("error", booked.event_id)
+
+
+def test_another_body_under_the_same_identity_has_rows_and_responses_of_its_own() -> None:
+    """Raw producers can do that: both were asked, so neither may take the other's place."""
+    asked = [request(text) for text in ("one body", "another body")]
+    assert asked[0].identity == asked[1].identity
+    info = ErrorInfo(code="exhausted", message="x")
+    theirs = [made(request(str(r.body), who=identity("other"))).model_copy(update={"fingerprint": r.fingerprint}) for r in asked]
+    hits = [CLERK.respond(waiter_of(r), record, NOW) for r, record in zip(asked, theirs, strict=True)]
+    errors = [CLERK.respond(waiter_of(r), failed(r, info, NOW), NOW) for r in asked]
+    rows = [row.event_id for _, row in (*hits, *errors) if row is not None]
+    assert len(set(rows)) == len(rows) == 4
+    assert len({line.id for line, _ in (*hits, *errors)}) == 4

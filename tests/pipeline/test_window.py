@@ -1,12 +1,10 @@
 """Windows close for a reason, and the lanes keep the design's sizes."""
 
-from dataclasses import dataclass
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_engine.pipeline.window import FixedSize, WindowPolicy, adapt, should_close, wait_ms, window_policies
+from inference_engine.pipeline.window import Arrivals, should_close, wait_ms, window_policies
 from inference_engine.schemas.record import Lane
 
 STANDARD = window_policies()[Lane.STANDARD]
@@ -36,37 +34,43 @@ def test_impossible_sizes_are_refused_by_the_name_of_the_setting(low: int, high:
 
 
 def test_an_empty_window_never_closes() -> None:
-    assert should_close(STANDARD, size=0, age_ms=10_000, permits_free=0, more_queued=False) is None
+    assert should_close(STANDARD, size=0, age_ms=10_000, more_queued=False) is None
 
 
-def test_a_window_closes_when_full_old_out_of_permits_or_when_nobody_else_comes() -> None:
+def test_a_window_closes_when_full_or_old_or_when_nobody_else_comes() -> None:
     assert should_close(STANDARD, size=32, age_ms=0) == "full"
     assert should_close(STANDARD, size=1, age_ms=50) == "old"
-    assert should_close(STANDARD, size=1, age_ms=0, permits_free=0) == "no_permits"
+    assert should_close(STANDARD, size=1, age_ms=10, wait_ms=10) == "old"
     assert should_close(STANDARD, size=4, age_ms=0, more_queued=False) == "nobody_else"
-    assert should_close(STANDARD, size=3, age_ms=49, permits_free=1, more_queued=False) is None
-    assert should_close(STANDARD, size=31, age_ms=49, permits_free=None) is None
+    assert should_close(STANDARD, size=3, age_ms=49, more_queued=False) is None
+    assert should_close(STANDARD, size=31, age_ms=49) is None
 
 
-@given(st.integers(1, 100), st.floats(0, 1000))
-def test_a_prompt_never_waits_longer_than_its_lane_allows(size: int, age: float) -> None:
-    assert should_close(STANDARD, size=size, age_ms=age) is not None or wait_ms(STANDARD, age) > 0
+@given(st.integers(1, 100), st.floats(50, 1000), st.floats(0, 1000))
+def test_a_prompt_never_waits_longer_than_its_lane_allows(size: int, age: float, wait: float) -> None:
+    assert should_close(STANDARD, size=size, age_ms=age, wait_ms=wait) is not None
 
 
-@dataclass(frozen=True)
-class Jump:
-    to: int
-
-    def next_target(self, policy: WindowPolicy, latency_p95_ms: float) -> int:
-        return self.to
+@given(st.sampled_from(list(Lane)), st.floats(0, 1e5), st.booleans())
+def test_a_window_waits_at_least_ten_ms_and_at_most_what_its_lane_allows(lane: Lane, per_s: float, calls_wait: bool) -> None:
+    policy = window_policies()[lane]
+    assert 10 <= wait_ms(policy, per_s=per_s, calls_wait=calls_wait) <= policy.max_wait_ms
 
 
-@given(st.integers(-10, 1000))
-def test_a_law_moves_the_target_only_within_the_lane(to: int) -> None:
-    adapted = adapt(STANDARD, Jump(to), 100.0)
-    assert adapted.target == min(32, max(4, to))
-    assert should_close(adapted, size=adapted.target, age_ms=0) == "full"
+def test_the_wait_follows_the_load() -> None:
+    batch = window_policies()[Lane.BATCH]
+    assert wait_ms(STANDARD, per_s=0.1) == 10, "nobody else is to be expected"
+    assert wait_ms(STANDARD, per_s=100) == 50
+    assert wait_ms(STANDARD, per_s=1_000) == 32, "full by then"
+    assert wait_ms(batch, per_s=100) == 200
+    assert wait_ms(batch, per_s=10_000) == 10
+    assert wait_ms(STANDARD, per_s=0.1, calls_wait=True) == 50, "the call would wait for its permit anyway"
 
 
-def test_the_fixed_law_changes_nothing() -> None:
-    assert adapt(STANDARD, FixedSize(), 10_000.0) == STANDARD
+def test_arrivals_are_counted_per_second_and_forgotten() -> None:
+    arrivals, now = Arrivals(), 0.0
+    for _ in range(1_000):
+        now += 0.01
+        rate = arrivals.add(1, now)
+    assert 95 < rate < 105
+    assert arrivals.add(0, now + 5) < 1

@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from inference_engine.agents.safe import DeadLetter, Delivered, SafeApp, consume, create_app, run_app
+from inference_engine.agents.safe import DeadLetter, Delivered, SafeApp, Turns, consume, create_app, run_app
 
 
 async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
@@ -72,11 +72,12 @@ class Bench:
         limit: int = 64,
         name: str = "",
         on_dead: Any = no_dead_letters,
+        turns: Turns | None = None,
     ) -> None:
         """A named agent on one topic."""
 
         async def body(stream: Any) -> None:
-            await consume(app, stream, handle, limit=limit, name=name or topic, on_dead=on_dead)
+            await consume(app, stream, handle, limit=limit, name=name or topic, on_dead=on_dead, turns=turns)
 
         app.agent(app.topic(self.topic(topic)), name=name or topic)(body)
 

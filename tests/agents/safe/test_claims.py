@@ -43,8 +43,9 @@ def test_commit_point_never_passes_an_offset_that_a_reader_still_holds(gaps: lis
 
 def test_lost_claim_does_not_touch_its_successor() -> None:
     old = _claim()
-    old.hand_out(0)
+    old.hand_out(0, appended_ms=5)
     old.hand_out(1)
+    assert old.oldest_ms == 5
     fresh = old.successor()
     fresh.hand_out(0)
     old.finish(0)

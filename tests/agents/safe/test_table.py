@@ -8,6 +8,7 @@ import pytest
 
 from inference_engine.agents.safe import Delivered, OversizedRow, SafeApp, SafeTable, Stale
 from inference_engine.agents.safe.stores import DamagedStore
+from inference_engine.pipeline.errors import StoreFailed
 
 from .conftest import Bench, until
 
@@ -242,6 +243,27 @@ async def test_damage_that_is_found_while_running_ends_the_worker_and_the_next_o
     app, table = worker(bench)
     async with bench.running(app):
         assert table.read(0, b"k") == b"v"
+
+
+async def test_a_disk_that_refuses_rows_ends_the_worker_and_the_next_one_has_them(
+    bench: Bench, topics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, table = worker(bench)
+    await bench.start(app)
+    await table.write(0, {b"k": b"v"})
+
+    def full(*_: object) -> None:
+        raise Exception("IO error: No space left on device")
+
+    monkeypatch.setattr(table.rows_store, "apply", full)
+    writing = asyncio.create_task(table.write(0, {b"k": b"w"}))
+    with pytest.raises(StoreFailed, match="nothing is lost"):
+        await asyncio.wait_for(bench._ends.pop(id(app))[1], 30)
+    assert not writing.done() or writing.exception() is not None
+    writing.cancel()
+    app, table = worker(bench)
+    async with bench.running(app):
+        assert table.read(0, b"k") == b"w"
 
 
 async def test_faust_mapping_writes_are_refused(bench: Bench) -> None:

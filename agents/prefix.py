@@ -1,0 +1,141 @@
+"""Where calls wait for the one that writes their shared prefix to the provider's cache, and get their marks.
+
+It changes nothing but the order in which calls are sent and what is said about their prefix: a call that waits here is not acknowledged,
+holds no permit and has no intent, so a crash loses nothing. Nobody waits for long or for a less urgent lane; express waits for nobody.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from ..pipeline.errors import EngineError
+from ..pipeline.models import Model
+from ..pipeline.prefix import Path, Terms, marked, path_of, send_order
+from ..pipeline.prefix_tree import Go, PrefixTree, Ticket
+from ..schemas.answers import Usage
+from ..schemas.record import JsonObject, Lane
+from ..schemas.requests import Request
+from .packer import Now
+
+MOST_WAIT_S: dict[Lane, float] = {Lane.EXPRESS: 0.0, Lane.STANDARD: 10.0, Lane.BATCH: 30.0}
+"""So long a call of a lane waits for others to write what it could read."""
+_URGENCY = {Lane.EXPRESS: 0, Lane.STANDARD: 1, Lane.BATCH: 2}
+_PATHS_KEPT = 16_384
+_CALL_S = 2.0
+"""How long a call takes, until it is known better: with the calls in flight it gives a first guess of how many are sent a second."""
+
+TermsOf = Callable[[Model], Terms | None]
+"""The terms of a model's cache at today's prices. Raises `Unpriced`."""
+
+
+class Seat:
+    """One attempt of a call on its way through the room. `leave` it in any case."""
+
+    __slots__ = ("_lane", "_room", "_ticket", "_tree")
+
+    def __init__(self, room: "PrefixRoom", tree: PrefixTree | None, ticket: Ticket | None, lane: Lane) -> None:
+        self._room = room
+        self._tree = tree
+        self._ticket = ticket
+        self._lane = lane
+
+    async def ready(self, most_s: float | None = None) -> None:
+        """Returns when the call may be sent: nobody is writing what it could read, or it has waited long enough."""
+        if self._tree is None or self._ticket is None:
+            return
+        # The other members of its packet come in first: they are who it may write for.
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(MOST_WAIT_S[self._lane], float("inf") if most_s is None else most_s)
+        while not isinstance(step := self._tree.turn(self._ticket, self._room.now()), Go):
+            left = until - loop.time()
+            if left <= 0:
+                return
+            try:
+                async with asyncio.timeout(left):
+                    await self._room.written(self._tree, step.node)
+            except TimeoutError:
+                return
+
+    def board(self, body: JsonObject) -> JsonObject:
+        """The body as it is sent now, with its marks."""
+        if self._tree is None or self._ticket is None:
+            return body
+        return marked(body, self._tree.board(self._ticket, self._room.now()))
+
+    def land(self, usage: Usage | None = None) -> None:
+        """The call is over: `usage` is None where it failed. The first word counts."""
+        if self._tree is None or self._ticket is None or self._ticket.place == "gone":
+            return
+        cached = None
+        if usage is not None:
+            writes = usage.cache_write_tokens + usage.cache_write_1h_tokens + usage.cache_write_12h_tokens
+            cached = usage.cache_read_tokens + writes
+        self._room.wake(self._tree, self._tree.land(self._ticket, self._room.now(), cached=cached))
+
+    def leave(self) -> None:
+        """A call that was not sent makes room for the next one; one that is under way lands by itself."""
+        if self._ticket is not None and self._ticket.place == "waiting":
+            self.land()
+
+
+class PrefixRoom:
+    """The prefix trees of one worker, by model."""
+
+    def __init__(self, terms_of: TermsOf, *, enabled: bool, remember: int, now: Now) -> None:
+        """`remember`: shared prefixes kept per model while no call waits with them (CACHE_PREFIX_SIZE)."""
+        self._terms_of = terms_of
+        self._enabled = enabled
+        self._remember = remember
+        self.now = now
+        self._trees: dict[str, tuple[Terms, PrefixTree]] = {}
+        self._paths: OrderedDict[str, Path] = OrderedDict()
+        self._written: dict[tuple[int, bytes], asyncio.Event] = {}
+
+    def in_order(self, requests: Sequence[Request]) -> list[int]:
+        """Indexes of the requests: those that share a prefix side by side."""
+        if not self._enabled or len(requests) < 2:
+            return list(range(len(requests)))
+        paths = [path_of(request.identity.tenant, request.body) for request in requests]
+        for request, path in zip(requests, paths, strict=True):
+            self._paths[request.flight] = path
+        while len(self._paths) > _PATHS_KEPT:
+            self._paths.popitem(last=False)
+        return send_order(paths)
+
+    def enter(self, model: Model, request: Request, lane: Lane) -> Seat:
+        tree = self._tree(model) if self._enabled else None
+        if tree is None:
+            return Seat(self, None, None, lane)
+        terms, found = tree
+        path = self._paths.pop(request.flight, None) or path_of(request.identity.tenant, request.body)
+        if not path or path[-1].tokens < terms.min_tokens:
+            return Seat(self, None, None, lane)
+        return Seat(self, found, found.enter(path, self.now(), _URGENCY[lane]), lane)
+
+    def outside(self, lane: Lane) -> Seat:
+        """For a call that is sent another way: as a row of a batch."""
+        return Seat(self, None, None, lane)
+
+    def _tree(self, model: Model) -> tuple[Terms, PrefixTree] | None:
+        try:
+            terms = self._terms_of(model)
+        except EngineError:
+            return None  # without a price it is not called
+        if terms is None:
+            return None
+        known = self._trees.get(model.name)
+        if known is None or known[0] != terms:
+            per_s = model.requests_per_minute / 60 if model.requests_per_minute else model.max_in_flight / _CALL_S
+            known = self._trees[model.name] = (terms, PrefixTree(terms, remember=self._remember, calls_per_s=per_s))
+        return known
+
+    async def written(self, tree: PrefixTree, node: bytes) -> None:
+        """Returns when a call that wrote this prefix, or was to write it, is over."""
+        await self._written.setdefault((id(tree), node), asyncio.Event()).wait()
+
+    def wake(self, tree: PrefixTree, nodes: Sequence[bytes]) -> None:
+        for node in nodes:
+            event = self._written.pop((id(tree), node), None)
+            if event is not None:
+                event.set()

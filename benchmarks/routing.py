@@ -1,0 +1,253 @@
+"""What routing saves, and at what quality, on public tables of scored answers: figures of docs/routing.md.
+
+    python benchmarks/routing.py tables       every policy on GSM8K (two models) and on nine models, 5 folds
+    python benchmarks/routing.py held_out     the same with kinds of prompts held out
+    python benchmarks/routing.py thresholds   how often a validated threshold keeps its target, on 50 random splits
+    python benchmarks/routing.py feedback     how much is learned from how many scores
+    python benchmarks/routing.py decision     how long one decision takes
+    python benchmarks/routing.py cheaper      what is chosen where a cheaper model is also better
+
+Tables and licences: benchmarks/data/routing. Needs the extra [embed]; embeddings are kept in the data folder after the first time.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from support import percentile, print_table, say
+
+from inference_engine.cli.evaluate_routing import read_table
+from inference_engine.cli.prompt_embeddings import embeddings_of
+from inference_engine.pipeline.complexity import estimate
+from inference_engine.pipeline.feedback_model import FeedbackModel, Scores, learn
+from inference_engine.pipeline.prompt_features import feature_rows, prompt_features
+from inference_engine.pipeline.routing_curve import Ends, Predictions, area, choices, cost_curve, grid, outcomes, share_curve
+from inference_engine.pipeline.routing_evaluation import MARGIN, TARGETS, Result, cross_splits, evaluate, one_split, threshold
+from inference_engine.pipeline.routing_table import Table
+from inference_engine.pipeline.score_model import fit
+from inference_engine.pipeline.table_policies import Rows, learned, rows_of
+
+DATA = Path(__file__).parent / "data" / "routing"
+SPLITS = 50
+SHOWN = ("random", "prompt_length", "static_mix", "heuristic", "quantile", "learned", "oracle")
+
+
+def load(name: str, groups: Sequence[str] | None = None, *, by_group: bool = False) -> Rows:
+    table = read_table(DATA / f"{name}.jsonl.gz")[0]
+    if groups is not None:
+        table = replace(table, groups=tuple(groups))
+    scores = np.array([estimate(p, input_tokens=len(p) // 4, turns=1, max_tokens=None).score for p in table.prompts])
+    return rows_of(table, feature_rows(table.prompts), embeddings_of(table.prompts, say), scores, by_group=by_group)
+
+
+def topics(rows: Rows) -> list[str]:
+    """Twenty clusters of the embeddings."""
+    from sklearn.cluster import KMeans
+
+    assert rows.embeddings is not None
+    return [str(label) for label in KMeans(20, random_state=0, n_init=3).fit_predict(rows.embeddings)]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def tables() -> None:
+    _measure("GSM8K, two models, 5 folds", load("gsm8k"))
+    _measure("nine models, 5 folds", load("nine_models"))
+
+
+def held_out() -> None:
+    _measure("nine models, twenty topics held out", load("nine_models", topics(load("nine_models")), by_group=True))
+    _measure("nine models, the data set's three clusters held out", load("nine_models", by_group=True))
+
+
+def _measure(title: str, rows: Rows) -> None:
+    random = np.random.default_rng(0)
+    made = evaluate(cross_splits(rows, random), SHOWN, random, progress=say)
+    print_table(title, COLUMNS, [line(name, result) for name, result in made.items()])
+
+
+COLUMNS = ("policy", "APGR", "CPT50", "CPT80", "saved at 95 %", "saved at 99 %", "validated 95 %: saved", "quality")
+
+
+def line(name: str, result: Result) -> tuple[str, ...]:
+    low, high = result.intervals["apgr"] or (float("nan"), float("nan"))
+    apgr = "–" if result.apgr is None else f"{result.apgr:.3f} ({low:.2f} to {high:.2f})"
+    shares = (result.cpt50, result.cpt80, result.saved_at_95, result.saved_at_99, result.saved_at_95_validated, result.quality_vs_best)
+    return name, apgr, *("–" if share is None else f"{100 * share:.1f} %" for share in shares)
+
+
+# --- thresholds ------------------------------------------------------------------------------------------------------
+
+
+def thresholds() -> None:
+    lines = []
+    for name in ("gsm8k", "nine_models"):
+        rows = load(name)
+        made = [_kept(rows, np.random.default_rng(seed)) for seed in range(SPLITS)]
+        for i, target in enumerate(TARGETS):
+            for j, margin in enumerate((0.0, 1.0, MARGIN)):
+                kept = np.array([split[i][j] for split in made])
+                lines.append((name, f"{target:.0%}", f"{margin:g}", f"{kept[:, 0].mean():.0%}", f"{100 * kept[:, 1].mean():.1f} %"))
+    columns = ("table", "target", "margin, standard errors", "splits that met it", "saved, mean")
+    print_table(f"{SPLITS} random splits, 80 % to learn from and 20 % served", columns, lines)
+
+
+def _kept(rows: Rows, random: np.random.Generator) -> list[list[tuple[bool, float]]]:
+    """By target and margin: whether the test part met the target, and what it saved."""
+    order = random.permutation(len(rows))
+    served = len(rows) // 5
+    split = one_split(rows.rows(order[served:]), rows.rows(order[:served]), random)
+    played = learned(split.train, split.folds, split.test, random)
+    train, test = split.train.table, split.test.table
+    best, target_best = Ends.of(train.scores, train.costs).best, Ends.of(test.scores, test.costs).best
+    clusters = np.unique(split.train.kinds, return_inverse=True)[1]
+    made: list[list[tuple[bool, float]]] = []
+    for target in TARGETS:
+        made.append([])
+        for margin in (0.0, 1.0, MARGIN):
+            point = threshold(played.train, train.scores[:, best], target, served, margin, clusters)
+            score = test.scores[:, best] if point is None else played.test.scores[:, point]
+            cost = test.costs[:, best] if point is None else played.test.costs[:, point]
+            met = score.mean() >= target * test.scores[:, target_best].mean()
+            made[-1].append((bool(met), 1.0 - float(cost.mean() / test.costs[:, target_best].mean())))
+    return made
+
+
+# --- feedback --------------------------------------------------------------------------------------------------------
+
+
+HOLDOUTS = 3
+_REFIT = 50
+_FEW_STRENGTHS = ((0.3, 0.3), (1.0, 1.0))
+
+
+def feedback() -> None:
+    lines = []
+    for name in ("gsm8k", "nine_models"):
+        rows = load(name)
+        made: dict[tuple[str, int], list[float]] = {}
+        for seed in range(HOLDOUTS):
+            random = np.random.default_rng(seed)
+            order = random.permutation(len(rows))
+            held, seen = rows.rows(order[: len(rows) // 4]), rows.rows(order[len(rows) // 4 :])
+            most = _apgr(held, _scored(seen, len(seen), random, held))
+            for number in (100, 250, 500, 1_000):
+                say(f"{name}, {seed}: {number}")
+                if number <= len(seen):
+                    found = _apgr(held, _scored(seen, number, random, held))
+                    made.setdefault(("prompts scored on every model", number), []).append(found / most)
+            for number, model in _thompson(seen, (250, 500, 1_000), random):
+                found = _apgr(held, model.predict(held.features, held.embeddings))
+                made.setdefault(("single answers scored, chosen by Thompson sampling", number), []).append(found / most)
+            made.setdefault(("final APGR", len(seen)), []).append(most)
+        lines += [(name, how, f"{number:,}", f"{np.mean(found):.2f}") for (how, number), found in made.items()]
+    print_table(
+        f"APGR on prompts held out, as a share of the final; mean of {HOLDOUTS}", ("table", "learned from", "number", "share"), lines
+    )
+
+
+def _scored(seen: Rows, number: int, random: np.random.Generator, held: Rows) -> NDArray[np.float64]:
+    """Predictions for the prompts held out, from the first prompts scored on every model."""
+    first = seen.rows(np.arange(number))
+    made = fit(first.features, first.embeddings, first.table.scores, np.arange(number) % 5, random)
+    return made.model.predict(held.features, held.embeddings)
+
+
+def _thompson(seen: Rows, checkpoints: Sequence[int], random: np.random.Generator) -> list[tuple[int, FeedbackModel]]:
+    """A bandit that is asked at prices all over the range that matters, and hears the score of the model that it chose."""
+    assert seen.embeddings is not None
+    scores, costs = seen.table.scores, seen.table.costs.mean(axis=0)
+    count = scores.shape[1]
+    price = (scores.mean(axis=0).max() - scores[:, costs.argmin()].mean()) / (costs.max() - costs.min())
+    chosen = random.integers(0, count, min(_REFIT, len(seen)))
+    found = []
+    for number in range(_REFIT, min(checkpoints[-1], len(seen)) + 1, _REFIT):
+        rows = np.arange(number)
+        given = Scores(seen.features[:number], seen.embeddings[:number], chosen, scores[rows, chosen])
+        model = learn(given, count, _FEW_STRENGTHS)
+        if number in checkpoints:
+            found.append((number, model))
+        part = np.arange(number, min(number + _REFIT, len(seen)))
+        if len(part):
+            drawn = model.sample(seen.features[part], seen.embeddings[part], random)
+            at = price * np.exp(random.uniform(np.log(0.1), np.log(3.0), len(part)))
+            chosen = np.concatenate([chosen, (drawn - at[:, None] * costs).argmax(axis=1)])
+    return found
+
+
+def _apgr(rows: Rows, predicted: NDArray[np.float64]) -> float:
+    table = rows.table
+    ends = Ends.of(table.scores, table.costs)
+    if len(table.models) == 2:
+        gain = predicted[:, ends.best] - predicted[:, ends.cheapest]
+        x, y = share_curve(gain, np.ones((1, len(table))), table.scores[:, ends.cheapest], table.scores[:, ends.best])
+        return area(x[0], y[0])
+    expected = Predictions(predicted, np.tile(table.costs.mean(axis=0), (len(table), 1)))
+    made = outcomes(expected, grid(expected), table.scores, table.costs)
+    cheapest, best = ((table.scores[:, [m]].mean(axis=0), table.costs[:, [m]].mean(axis=0)) for m in (ends.cheapest, ends.best))
+    x, y = cost_curve(made.scores.mean(axis=0)[None, :], made.costs.mean(axis=0)[None, :], cheapest, best)
+    return area(x[0], y[0])
+
+
+# --- decision --------------------------------------------------------------------------------------------------------
+
+
+def decision() -> None:
+    lines = []
+    for name in ("gsm8k", "nine_models"):
+        rows = load(name)
+        assert rows.embeddings is not None
+        random = np.random.default_rng(0)
+        whole = fit(rows.features, rows.embeddings, rows.table.scores, np.arange(len(rows)) % 5, random).model
+        model = np.arange(len(rows)) % len(rows.table.models)
+        few = learn(Scores(rows.features, rows.embeddings, model, rows.table.scores[np.arange(len(rows)), model]), len(rows.table.models))
+        costs = rows.table.costs.mean(axis=0)[None, :]
+        for kind, predict in (("table, 1,000 landmarks", whole.predict), ("feedback, 2,000 scores", few.predict)):
+            times = []
+            for i in range(1_000):
+                begun = time.perf_counter()
+                features = np.array([prompt_features(rows.table.prompts[i])])
+                choices(Predictions(predict(features, rows.embeddings[i : i + 1]), costs), 1.0)
+                times.append(1e3 * (time.perf_counter() - begun))
+            lines.append((name, kind, f"{percentile(times, 50):.2f} ms", f"{percentile(times, 99):.2f} ms"))
+    print_table("One decision, features and choice, without the embedding", ("table", "learned from", "p50", "p99"), lines)
+
+
+# --- cheaper ---------------------------------------------------------------------------------------------------------
+
+
+def cheaper() -> None:
+    lines = []
+    rows = load("nine_models")
+    quality, cost = rows.table.scores.mean(axis=0), rows.table.costs.mean(axis=0)
+    for dear in np.argsort(-cost):
+        for cheap in np.argsort(cost):
+            if cost[cheap] < cost[dear] and quality[cheap] > quality[dear]:
+                table: Table = rows.table.only([rows.table.models[cheap], rows.table.models[dear]])
+                pair = replace(rows, table=table)
+                random = np.random.default_rng(0)
+                made = evaluate(cross_splits(pair, random), ("learned",), random, resamples=10)["learned"]
+                always = all(abs(point[0] - 1.0) < 1e-9 for point in made.curve)
+                lines.append((*table.models, f"{quality[cheap] - quality[dear]:+.3f}", "yes" if always else "no"))
+    print_table("Pairs whose cheaper model is also better", ("cheaper", "dearer", "better by", "always chosen, at any price"), lines)
+
+
+if __name__ == "__main__":
+    parts = {
+        "tables": tables,
+        "held_out": held_out,
+        "thresholds": thresholds,
+        "feedback": feedback,
+        "decision": decision,
+        "cheaper": cheaper,
+    }
+    chosen = sys.argv[1:]
+    if not chosen or not set(chosen) <= set(parts):
+        sys.exit(f"name one or more of: {', '.join(parts)}")
+    for part in chosen:
+        parts[part]()

@@ -1,0 +1,39 @@
+"""How far a mean over some prompts may lie from the mean over others like them."""
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
+
+Matrix = NDArray[np.float64]
+Clusters = NDArray[np.intp]
+"""Shape (rows,), 0 to the number of clusters - 1: rows of one cluster vary together."""
+
+
+def standard_error(values: Matrix, clusters: Clusters, served: float = np.inf) -> Matrix:
+    """Of the mean over rows, robust to clusters (Liang and Zeger 1986). Shapes (rows, columns), (rows,) -> (columns,).
+
+    `served`: rows of which another mean will be taken; the error is then that of the difference of both.
+    """
+    count = len(values)
+    residual = values - values.mean(axis=0)
+    groups = int(clusters.max()) + 1
+    if groups == count:
+        variance = (residual**2).mean(axis=0)
+    else:
+        sums = np.zeros((groups, values.shape[1]))
+        np.add.at(sums, clusters, residual)
+        variance = (sums**2).sum(axis=0) / count
+    return cast(Matrix, np.sqrt(variance * (1.0 / count + 1.0 / max(1.0, served))))
+
+
+def widened(errors: float, clusters: Clusters) -> float:
+    """So many standard errors, where their own size is known from few clusters: the quantile of Student's t for the normal one."""
+    freedom = max(1, int(clusters.max()))
+    return float(stdtrit(freedom, ndtr(errors)))
+
+
+def each_alone(count: int) -> Clusters:
+    """No two rows vary together."""
+    return np.arange(count)
