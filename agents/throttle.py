@@ -73,20 +73,26 @@ class Throttle:
 
     def packet_size(self) -> int:
         """Members of a packet that is made now, at most. A job on its own, of whatever lane, has nobody to make room for."""
-        return SMALL_PACKET if self.holds and self._clock() < self._bulk_until else MAX_MEMBERS
+        return SMALL_PACKET if self._meet else MAX_MEMBERS
+
+    @property
+    def _meet(self) -> bool:
+        """Is the batch lane at work beside somebody urgent?"""
+        return self.holds and self._clock() < self._bulk_until
 
     def gate(self) -> "Gate":
         return Gate(self, self._settings.bounds)
 
     def held_back(self) -> None:
         """Something of the batch lane could begin, and has to wait."""
+        self.bulk()
         self._wanted = True
 
     async def run(self) -> None:
         """Probes and controls until cancelled."""
         controlled = self._clock()
         while True:
-            if not self.holds:
+            if not self._meet:
                 await asyncio.sleep(CONTROL_S)
                 controlled = self._clock()
                 continue

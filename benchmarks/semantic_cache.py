@@ -138,10 +138,10 @@ def measure(name: str, orders: int, requests: int, keep: Path | None) -> tuple[l
     rows.append(row(name, "answers change: second half", changed, 0.5))
     rows.append(row(name, "with coalescing", [play(stream, ReplayOptions(coalesce=True)) for stream in streams]))
     noticed = [o.fallbacks[0][0] - len(o.decided) // 2 for o in changed if o.fallbacks]
-    decision = mean(float(np.mean(o.decision_ns)) for o in learned) / 1000
+    decision = mean(float(np.median(o.decision_ns)) for o in learned) / 1000
     notes = [
         f"{name}: {hits(learned) / hits(fixed):.2f} times the hits of the best fixed threshold at the same error; a decision takes "
-        f"{decision:.0f} µs on average after the search; changed answers were noticed after {', '.join(map(str, noticed))} requests."
+        f"{decision:.0f} µs (median) after the search; changed answers were noticed after {', '.join(map(str, noticed))} requests."
     ]
     return rows, notes
 

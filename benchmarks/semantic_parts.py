@@ -25,6 +25,8 @@ from inference_engine.pipeline.ports import Neighbour, Point, VectorIndex, Vecto
 DIMENSION = 384
 LIMIT = 8
 FOREVER = 1 << 60
+OPTIMIZED = 20_000
+"""Building the graph of 100,000 takes minutes, and the engine doesn't: small scopes gain nothing by it."""
 POLICY = LearnedPolicy(weights=(-11.0, 8.0, 0.5, 7.0, 2.0), threshold=0.9)
 """Any weights: they take the same time."""
 
@@ -41,7 +43,7 @@ def fill(index: VectorIndex, vectors: Vectors) -> float:
     began = time.perf_counter()
     for start in range(0, len(vectors), 256):
         rows = range(start, min(start + 256, len(vectors)))
-        index.upsert([Point(f"{i:064x}", vectors[i], "t", "s", f"question {i}", created_ms=0, expires_ms=FOREVER) for i in rows])
+        index.upsert([Point(f"{i:064x}", vectors[i], "t", "s", "where is it", created_ms=0, expires_ms=FOREVER) for i in rows])
     return time.perf_counter() - began
 
 
@@ -70,7 +72,9 @@ def compare(entries: int, queries: Vectors) -> list[list[str]]:
     with tempfile.TemporaryDirectory(prefix="inference-engine-benchmark-") as folder:
         edge = QdrantEdgeIndex(Path(folder) / "edge", DIMENSION, clock=lambda: 0)
         seconds = {"brute force": fill(brute, vectors), "Qdrant embedded": fill(edge, vectors)}
-        indexes: list[tuple[str, VectorIndex]] = [("brute force", brute), ("Qdrant embedded", edge), ("the same, optimized", edge)]
+        indexes: list[tuple[str, VectorIndex]] = [("brute force", brute), ("Qdrant embedded", edge)]
+        if entries <= OPTIMIZED:
+            indexes.append(("the same, optimized", edge))
         for name, index in indexes:
             if name not in seconds:
                 edge.optimize()
@@ -85,13 +89,14 @@ def compare(entries: int, queries: Vectors) -> list[list[str]]:
 
 
 def per_second(work: Callable[[], int]) -> float:
-    began = time.perf_counter()
-    return work() / (time.perf_counter() - began)
+    """Of one core's own time: what else the machine does is not counted."""
+    began = time.process_time()
+    return work() / (time.process_time() - began)
 
 
 def decision_us(found: Sequence[Sequence[Neighbour]]) -> float:
     """Of one decision, its neighbours found."""
-    return 1e6 / per_second(lambda: sum(len(POLICY.consider("question x", near, 1, str).neighbours) >= 0 for near in found))
+    return 1e6 / per_second(lambda: sum(len(POLICY.consider("where is that", near, 1, str).neighbours) >= 0 for near in found))
 
 
 def whole(embedder: SentenceTransformerEmbedder, texts: Sequence[str]) -> float:

@@ -60,7 +60,7 @@ class LearnedSettings:
     """Compared answers that are learned from; the oldest are forgotten."""
     first_lessons: int = 100
     """Before so many answers were compared nothing is shared."""
-    caution: float = 300.0
+    caution: float = 600.0
     """With n lessons the predicted error must be below n / (n + caution) of what is allowed later."""
     worst_odds: float = 20.0
     """No single answer is shared that is wrong with more than this many times the bound, or than one half: a bound per request would
