@@ -3,8 +3,11 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+import orjson
 import structlog
 
 from ..connectors.crash_points import crash_at
@@ -14,13 +17,15 @@ from ..pipeline.held import Member, attempt_of
 from ..pipeline.ledger import Pay
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
+from ..pipeline.prefix import Marks, Path, marked, path_of, send_order
+from ..pipeline.prefix_tree import marks_of_job
 from ..pipeline.provider_batch import fits
 from ..schemas.ledger import BatchPrepared, BatchSubmitted, BatchVoid
 from ..schemas.requests import Call
 from .batch_parts import AGAIN_S, Keeping
 
 if TYPE_CHECKING:
-    from io import BufferedWriter
+    from io import BufferedRandom
 
     from .provider_batch import BatchStage
 
@@ -30,6 +35,23 @@ PAUSE_S = 60.0
 """After a provider turned a batch away without a time,"""
 LONGEST_PAUSE_S = 600.0
 """and at most."""
+MARKS_BYTES = 1024
+"""The most that marks, and a longer custom_id, add to a line."""
+_PAUSE_ROWS = 64
+"""Between two turns of the event loop."""
+_FEW_ROWS = 500
+"""Are planned at once; more of them in a thread, for they would hold up the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A call that goes into the file."""
+
+    member: Member
+    path: Path
+    start: int
+    """Where its body stands among those that are set aside."""
+    size: int
 
 
 class BatchFile:
@@ -43,29 +65,35 @@ class BatchFile:
         self._model, self._provider = model, provider
         self._key = stage.parts.new_key()
         self._path = stage.parts.folder / f"{self._key}.jsonl"
+        try:
+            self._terms = stage.parts.terms(model)
+        except Unpriced:
+            self._terms = None  # its calls find out for themselves
+        self._rows: list[_Row] = []
         self._members: list[Member] = []
-        self._bytes = 0
+        self._most_bytes = self._bytes = 0
         self._hash = hashlib.sha256()
 
     async def run(self, group: Mapping[str, Held]) -> None:
         """Takes as many of these calls as fit; the others go on waiting. Raises `Stale`, `Unavailable`."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._path.open("wb") as file:
+            with TemporaryFile(dir=self._path.parent) as bodies:
                 async for call in self._s.calls_of(self._owned, group):
-                    if not self._add(call, file):
+                    if not self._add(call, bodies):
                         break
+                await self._write(bodies)
         except BaseException:
             self._path.unlink(missing_ok=True)
             raise
         await self._s.detached(self._submit())
 
-    def _add(self, call: Call, file: "BufferedWriter") -> bool:
+    def _add(self, call: Call, bodies: "BufferedRandom") -> bool:
         """False: the file is full."""
         flight = call.request.flight
         try:
             cap = self._s.parts.cap(self._model, call.request.body)
-            line = self._provider.line(self._model, attempt_of(self._key, len(self._members)), call.request.body) + b"\n"
+            line = self._provider.line(self._model, attempt_of(self._key, len(self._rows)), call.request.body) + b"\n"
         except (Rejected, Unpriced):
             self._alone(call)
             return True
@@ -77,13 +105,44 @@ class BatchFile:
         if not isinstance(decision, Pay) or not batched or self._p.cancelled(call.request):
             self._alone(call)
             return True
-        if not fits(len(self._members), self._bytes, len(line), self._provider.traits):
+        size = len(line) + (MARKS_BYTES if self._terms is not None else 0)
+        if not fits(len(self._rows), self._most_bytes, size, self._provider.traits):
             return False
-        file.write(line)
-        self._hash.update(line)
-        self._bytes += len(line)
-        self._members.append((flight, decision.number, cap))
+        self._most_bytes += size
+        body = orjson.dumps(call.request.body)
+        path = path_of(call.request.identity.tenant, call.request.body) if self._terms is not None else ()
+        self._rows.append(_Row((flight, decision.number, cap), path, bodies.tell(), len(body)))
+        bodies.write(body)
         return True
+
+    async def _write(self, bodies: "BufferedRandom") -> None:
+        """The lines, in the order and with the marks by which the provider's prompt cache is used best."""
+        many = len(self._rows) > _FEW_ROWS
+        order, marks = await asyncio.to_thread(self._planned) if many else self._planned()
+        with self._path.open("wb") as file:
+            for place, i in enumerate(order):
+                row = self._rows[i]
+                bodies.seek(row.start)
+                body = orjson.loads(bodies.read(row.size))
+                plan = marks[i] if marks else None
+                sent = body if plan is None else marked(body, plan)
+                line = self._provider.line(self._model, attempt_of(self._key, place), sent) + b"\n"
+                file.write(line)
+                self._hash.update(line)
+                self._bytes += len(line)
+                self._members.append(row.member)
+                if place % _PAUSE_ROWS == _PAUSE_ROWS - 1:
+                    await asyncio.sleep(0)
+        self._rows.clear()
+
+    def _planned(self) -> tuple[list[int], list[Marks] | None]:
+        """Indexes of the rows as they are sent, and the marks of each row; None where there are none to set."""
+        if self._terms is None:
+            return list(range(len(self._rows))), None
+        paths = [row.path for row in self._rows]
+        # Rows are expected to be worked on one after the other, evenly.
+        per_s = max(1, len(paths)) / self._provider.traits.turnaround_s
+        return send_order(paths), marks_of_job(self._terms, paths, calls_per_s=per_s)
 
     def _alone(self, call: Call) -> None:
         """It is late, over its budget, cancelled, or nothing for a batch: the call stage knows what to do with it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
+from ..pipeline.prefix import Terms
 from ..pipeline.provider_batch import WayPrices
 from ..schemas.record import JsonObject
 from .attempt import CallParts
@@ -37,6 +38,8 @@ class BatchParts:
     """Letters and digits, 32 at most."""
     folder: Path
     """For the files on their way."""
+    terms: Callable[[Model], Terms | None] = lambda _: None
+    """Of a model's prompt cache at the prices of a batch; None: nothing is saved by it, or it is not to be used."""
     create_timeout_s: float = 300.0
     slack_s: float = 15.0
     """A preparation that took longer to commit is not submitted any more."""

@@ -25,7 +25,7 @@ from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
 from ..pipeline.prefix import Terms, terms_of
-from ..pipeline.prices import day_of, rates
+from ..pipeline.prices import ServiceTier, day_of, rates
 from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
@@ -132,9 +132,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def terms_now(model: Model) -> Terms | None:
+def terms_now(model: Model, tier: ServiceTier = "standard") -> Terms | None:
     """The terms of a model's prompt cache at today's prices. Raises `Unpriced`."""
-    return terms_of(model, rates(model, "standard", day_of(now_ms())).base)
+    return terms_of(model, rates(model, tier, day_of(now_ms())).base)
 
 
 class Worker:
@@ -213,6 +213,7 @@ class Worker:
             cap=lambda model, body: cap(model, body, day_of(now_ms()), "batch"),
             new_key=lambda: uuid.uuid4().hex[:24],
             folder=parts.data_dir / "batches",
+            terms=lambda model: terms_now(model, "batch") if parts.prefix_enabled else None,
             # A submission may carry megabytes. After a crash a batch is looked for until none can be under way any more.
             create_timeout_s=parts.call.call_timeout_s * 2.5,
             slack_s=parts.call.intent_slack_s,

@@ -3,18 +3,21 @@
 python benchmarks/batch_price.py [--groups 10] [--rows 20] [--batch-s 5] [--model gpt-5-mini]
 
 Each group's rows share a system prompt of about 2,000 tokens and have about 300 of their own; answers have 200. The bill is
-the provider's own. Its prompt cache is left out: what caching saves comes on top, where the model's batches have a price for
-cached tokens.
+the provider's own; `relative` is to what the same tokens cost plainly: at once, and none of them cached.
 """
 
 import argparse
 import json
 import random
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from support import engine, print_table, say, simulated_provider
+
+from inference_engine.connectors.models_toml import load_catalogue
+from inference_engine.pipeline.prices import rates
 
 WAYS = (("at once", ()), ("--deadline 30m", ("--deadline", "30m")), ("--deadline 24h", ("--deadline", "24h")))
 WORDS = ("account", "card", "order", "payment", "balance", "limit", "transfer", "branch", "status", "refund", "delivery", "window")
@@ -55,7 +58,7 @@ def main() -> None:
         "BATCH_ENABLE_SEMANTIC_GROUPING": "false",
     }  # fmt: skip
     cells: list[list[str]] = []
-    plain = 0
+    rate = rates(load_catalogue(None).get(given.model), "standard", datetime.now(UTC).date()).base
     with simulated_provider(50, batch_s=given.batch_s) as provider, engine(provider, semantic=False, **quick) as stack:
         prompts = write_rows(stack.home / "job.jsonl", given.groups, given.rows, given.model)
         for name, options in WAYS:
@@ -63,12 +66,13 @@ def main() -> None:
             provider.reset()
             ran = stack.run(prompts, "--no-cache", "--job", name.replace(" ", "-").strip("-"), *options)
             bill = provider.bill()
-            plain = plain or bill["pico"]
+            plain = bill["input_tokens"] * rate.input + bill["output_tokens"] * rate.output
             told = Decimal(str(ran.report["cost_usd"]))
             agrees = "yes" if told == Decimal(bill["pico"]).scaleb(-12) else f"no: {told}"
             usd = f"${Decimal(bill['pico']).scaleb(-12):.6f}"
-            cells.append([name, f"{bill['calls']:,}", usd, f"{bill['pico'] / plain:.3f}", agrees, f"{ran.seconds:.0f}"])
-    columns = ["asked", "calls billed", "the provider's bill", "relative", "our sum is equal", "s"]
+            read = f"{bill['cache_read_tokens'] / bill['input_tokens']:.0%}"
+            cells.append([name, f"{bill['calls']:,}", read, usd, f"{bill['pico'] / plain:.3f}", agrees, f"{ran.seconds:.0f}"])
+    columns = ["asked", "calls billed", "input read from cache", "the provider's bill", "relative", "our sum is equal", "s"]
     print_table(f"{given.groups} groups of {given.rows} rows, {given.model}, batches of {given.batch_s:g} s", columns, cells)
 
 

@@ -21,6 +21,7 @@ from ..pipeline.models import Prices
 from ..schemas.answers import Usage
 from ..schemas.record import JsonObject
 from .simulated_bill import Bill, known, price
+from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import completion, message
 from .simulation import STATUS_FAULTS, Asked, Faults, answer, asked_of_chat, asked_of_messages
 
@@ -82,12 +83,15 @@ class SimulatedBatches:
         clock: Callable[[], float],
         answers: Mapping[str, str] | None = None,
         prices: Callable[[str], Prices | None] = lambda _: None,
+        cache: SimulatedCache | None = None,
     ) -> None:
-        """`clock`: seconds since the epoch. `prices`: given prices by the provider's name of a model."""
+        """`clock`: seconds since the epoch. `prices`: given prices by the provider's name of a model. `cache`: the prompt cache, on the
+        same clock; None: there is none."""
         self.options = options
         self._bill, self._faults, self._clock = bill, faults, clock
         self._answers = answers or {}
         self._prices = prices
+        self._cache = cache
         self._batches: dict[str, SimulatedBatch] = {}
         self._numbers = itertools.count(1)
         self._advancing = asyncio.Lock()
@@ -156,12 +160,16 @@ class SimulatedBatches:
         if done < len(batch.rows) and batch.canceled_s is None and not expired:
             return
         rest: End = "canceled" if batch.canceled_s is not None else "expired"
-        results = [await self._row(batch, custom_id, body) for custom_id, body in batch.rows[:done]]
+        each_s = self.options.turnaround_s / len(batch.rows)
+        results = [
+            await self._row(batch, custom_id, body, batch.created_s + place * each_s)
+            for place, (custom_id, body) in enumerate(batch.rows[:done])
+        ]
         results += [Result(custom_id, rest, 0, None, "") for custom_id, _ in batch.rows[done:]]
         batch.results, batch.ended_s = results, self._clock()
         self._save(batch)
 
-    async def _row(self, batch: SimulatedBatch, custom_id: str, body: JsonObject) -> Result:
+    async def _row(self, batch: SimulatedBatch, custom_id: str, body: JsonObject, at_s: float) -> Result:
         asked = self._asked(batch.protocol, body)
         request_id = f"req_{batch.id[-6:]}_{next(self._numbers):06d}"
         mark = _MARK.search(asked.text)
@@ -172,10 +180,13 @@ class SimulatedBatches:
         if status:
             return Result(custom_id, "errored", status, _error(batch.protocol, status), request_id)
         made = answer(asked, self._answers)
-        usage = Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
+        try:
+            usage = self._served(batch.protocol, asked.model, body, at_s).usage(asked.input_tokens, made.output_tokens)
+        except ValueError:
+            return Result(custom_id, "errored", 400, _error(batch.protocol, 400), request_id)
         pico = price(asked.model, usage, "batch", self._prices(asked.model))
         await self._bill.add(asked.model, asked.text, request_id, custom_id, usage, pico)
-        reply = completion(asked, made, request_id) if batch.protocol == "openai" else message(asked, made, request_id)
+        reply = (completion if batch.protocol == "openai" else message)(asked, made, request_id, usage)
         kind = fault.kind if fault is not None else ""
         if kind == "no-usage":
             del reply["usage"]
@@ -186,6 +197,21 @@ class SimulatedBatches:
         if batch.protocol == "anthropic" and "usage" in reply:
             reply["usage"]["service_tier"] = "batch"
         return Result(custom_id, "succeeded", 200, reply, request_id)
+
+    def _served(self, protocol: Protocol, model: str, body: JsonObject, at_s: float) -> Served:
+        """Raises ValueError where its marks are not allowed."""
+        if self._cache is None or not self._sells_reads(model):
+            return Served()
+        prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+        served = self._cache.begin(rules_of(model, protocol), prompt, at_s)
+        self._cache.began(served, at_s)
+        return served
+
+    def _sells_reads(self, model: str) -> bool:
+        """Older models have no price of their own for cached tokens in a batch: nothing is cached there."""
+        given = self._prices(model)
+        plain = price(model, Usage(input_tokens=1, output_tokens=0), "batch", given)
+        return 0 < price(model, Usage(input_tokens=1, output_tokens=0, cache_read_tokens=1), "batch", given) < plain
 
     def _asked(self, protocol: Protocol, body: JsonObject) -> Asked:
         try:

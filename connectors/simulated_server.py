@@ -64,7 +64,9 @@ class SimulatedServer:
         self.bill = Bill(self.options.bill)
         self.cache = SimulatedCache()
         self.batches = BatchHttp(
-            SimulatedBatches(self.bill, self.faults, self.options.batches, time.time, self.options.answers), self.faults, time.time
+            SimulatedBatches(self.bill, self.faults, self.options.batches, time.time, self.options.answers, cache=self.cache),
+            self.faults,
+            time.time,
         )
         self.in_flight = 0
         self.most_in_flight = 0
@@ -142,7 +144,7 @@ class SimulatedServer:
         if protocol == "cohere":
             return Served()  # it has no prompt cache
         prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
-        return self.cache.begin(rules_of(model, protocol), prompt, time.monotonic())
+        return self.cache.begin(rules_of(model, protocol), prompt, time.time())
 
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = "anthropic" if "messages" in request.path else "openai"
@@ -169,7 +171,7 @@ class SimulatedServer:
             await asyncio.sleep(self.options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             return await self._unbilled(protocol, fault)
-        self.cache.began(served, time.monotonic())
+        self.cache.began(served, time.time())
         made = answer(asked, self.options.answers)
         usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"req_{number:08d}"

@@ -67,8 +67,8 @@ def build_batches(
         built["anthropic"] = AnthropicBatches(_first_of(anthropic_api_key), anthropic_base_url or ANTHROPIC_URL)
     plain = providers.get("simulated")
     if isinstance(plain, SimulatedProvider) and simulated is not None:
-        # One bill and one set of faults for both, as a provider has.
-        store = SimulatedBatches(plain.bill, plain.faults, simulated, time.time)
+        # One bill, one prompt cache and one set of faults for both, as a provider has.
+        store = SimulatedBatches(plain.bill, plain.faults, simulated, time.time, cache=plain.cache)
         built["simulated"] = SimulatedBatchProvider(store, traits_of(simulated.turnaround_s))
     return built
 

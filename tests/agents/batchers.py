@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from inference_engine.agents import batch_file, batch_tend, provider_batch
 from inference_engine.agents.attempt import CallParts
 from inference_engine.agents.batch_parts import BatchParts
@@ -20,6 +22,7 @@ from inference_engine.connectors.simulation import Faults
 from inference_engine.pipeline.errors import Ambiguous
 from inference_engine.pipeline.models import Model, Prices
 from inference_engine.pipeline.ports import BatchProvider, BatchStatus, RowResult
+from inference_engine.pipeline.prefix import Terms
 from inference_engine.pipeline.provider_batch import BatchTraits, WayPrices
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.requests import Call
@@ -75,6 +78,10 @@ class BatchWorld:
     """So many never reach it, and nobody is told."""
     refuse: list[Exception] = field(default_factory=list)
     prices: WayPrices = field(default_factory=lambda: WayPrices(sync=SYNC_PRICE, batch=BATCH_PRICE))
+    terms: Terms | None = None
+    """Of the model's prompt cache."""
+    submitted: list[dict[str, Any]] = field(default_factory=list)
+    """The rows of all files, as they were sent."""
     fence: Callable[[World], Any] = lambda world: MemoryFencedLog(world.topic)
     store: SimulatedBatches = field(init=False)
 
@@ -111,6 +118,7 @@ class Provided(SimulatedBatchProvider):
         if self._w.lose_submits:
             self._w.lose_submits -= 1
             raise Ambiguous("the connection broke")
+        self._w.submitted += map(orjson.loads, path.read_bytes().splitlines())  # noqa: ASYNC240 - as small as a test's file is
         made = await super().create(key, file_id, path, timeout=timeout)
         self._w.created.append((asyncio.get_running_loop().time(), key))
         if self._w.lose_answers:
@@ -179,7 +187,8 @@ async def batch_worker(world: BatchWorld, monkeypatch: Any = None, *, point: str
     providers: Mapping[str, BatchProvider] = {"simulated": Provided(world, death)}
     stage = BatchStage(
         BatchParts(parts, one.stage, providers, lambda _model, _body: world.prices, lambda _model, _body: 500,
-                   new_key=lambda: f"k{next(world.world.epochs)}", folder=world.folder, create_timeout_s=60, slack_s=10, tick_s=5)
+                   new_key=lambda: f"k{next(world.world.epochs)}", folder=world.folder, terms=lambda _: world.terms,
+                   create_timeout_s=60, slack_s=10, tick_s=5)
     )  # fmt: skip
     one.stage.batches = stage
     await one.ledger.assigned([0])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from inference_engine.connectors.simulated_batches import BatchOptions
 from inference_engine.connectors.simulation import FaultRule
 from inference_engine.pipeline.errors import Rejected, Unavailable
+from inference_engine.pipeline.prefix import Lifetime, Terms
 from inference_engine.pipeline.provider_batch import WayPrices
 from inference_engine.schemas import packets
 from inference_engine.schemas.ledger import BatchPrepared, Completion, Failure, Intent, Parked
@@ -289,6 +291,36 @@ def test_a_batch_whose_intents_were_rolled_back_is_not_looked_for_and_its_rows_g
     assert world.records.count("batch_void") == 1
     assert len(world.created) == 1
     assert world.world.provider.calls == []
+
+
+def told(name: str, of: int) -> Any:
+    """A call of one of the groups that share a long system prompt."""
+    made = patient(name)
+    messages = [{"role": "system", "content": f"group {of} " + "word " * 1000}, {"role": "user", "content": f"question {name}"}]
+    return made.model_copy(update={"request": made.request.model_copy(update={"body": {"messages": messages}})})
+
+
+def test_rows_that_share_a_prefix_stand_side_by_side_marked_alike_and_each_request_gets_its_own_answer(world: BatchWorld) -> None:
+    world.terms = Terms("breakpoints", 1024, 0.1, (Lifetime("30m", 1800, 1.25),))
+    calls = [told(f"r{i}", i % 3) for i in range(12)]
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(*calls)
+            await one.until(lambda: "batch_closed" in world.records)
+
+    run(main())
+    assert len(world.submitted) == 12
+    heads = [row["body"]["messages"][0]["content"] for row in world.submitted]
+    assert all("prompt_cache_breakpoint" in content[0] for content in heads)
+    groups = [content[0]["text"].split()[1] for content in heads]
+    assert sum(a != b for a, b in pairwise(groups)) == 2
+    asked = {row["custom_id"]: row["body"]["messages"][1] for row in world.submitted}
+    done = [r for r in world.world.records() if isinstance(r, Completion)]
+    assert len(done) == 12
+    assert all(asked[r.attempt] == r.request.body["messages"][1] for r in done)
+    [prepared] = [r for r in world.world.records() if isinstance(r, BatchPrepared)]
+    assert prepared.file_bytes > sum(len(str(row)) for row in world.submitted) * 0.9
 
 
 def test_a_cancelled_request_is_not_put_into_a_batch(world: BatchWorld) -> None:

@@ -8,19 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.connectors.providers.anthropic_batches import AnthropicBatches
 from inference_engine.connectors.providers.openai_batches import OpenAIBatches, read_line
 from inference_engine.connectors.providers.simulated_batches import SimulatedBatchProvider, traits_of
 from inference_engine.connectors.simulated_batch_http import SUBMIT
 from inference_engine.connectors.simulated_batches import BatchOptions, SimulatedBatches
 from inference_engine.connectors.simulated_bill import Bill, price
+from inference_engine.connectors.simulated_cache import SimulatedCache
 from inference_engine.connectors.simulated_server import ServerOptions, SimulatedServer
 from inference_engine.connectors.simulation import FaultRule, Faults
 from inference_engine.pipeline.billing import bill
 from inference_engine.pipeline.errors import Ambiguous, Charged, EngineError, Rejected, Unavailable
 from inference_engine.pipeline.models import Model, ProviderName
 from inference_engine.pipeline.ports import BatchProvider, ProviderReply
-from inference_engine.pipeline.prices import day_of
+from inference_engine.pipeline.prefix import marked, path_of, terms_of
+from inference_engine.pipeline.prefix_tree import marks_of_job
+from inference_engine.pipeline.prices import day_of, rates
+from inference_engine.schemas.record import JsonObject
 
 NAMES: dict[str, tuple[ProviderName, str]] = {
     "openai": ("openai", "gpt-4o-mini"),
@@ -76,7 +81,7 @@ async def side(name: str, folder: Path, options: BatchOptions) -> AsyncIterator[
     clock = Clock()
     if name == "simulated":
         faults, own_bill = Faults(), Bill()
-        store = SimulatedBatches(own_bill, faults, options, clock)
+        store = SimulatedBatches(own_bill, faults, options, clock, cache=SimulatedCache())
         batches: BatchProvider = SimulatedBatchProvider(store, traits_of(1.0))
         yield Side(name, batches, store, faults, own_bill, clock, folder, lambda: len(store.list("openai")))
         return
@@ -111,6 +116,33 @@ async def test_a_batch_is_worked_on_then_ended_and_each_row_is_billed_at_the_bat
         if name != "simulated":
             assert paid == s.bill.pico
         assert s.bill.pico == sum(price(s.model.provider_model, r.usage, "batch") for r in rows.values() if isinstance(r, ProviderReply))
+
+
+CACHED = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "simulated": "sim-economy"}
+
+
+async def test_rows_that_share_a_marked_prefix_read_it_from_the_cache_at_the_batch_price(name: str, tmp_path: Path) -> None:
+    async with side(name, tmp_path, BatchOptions(turnaround_s=60)) as s:
+        model = load_catalogue(None).get(CACHED[name])
+        today = day_of(time.time_ns() // 1_000_000)
+        shared = "word " * 5_000
+        bodies: list[JsonObject] = [
+            {"max_tokens": 60, "messages": [{"role": "system", "content": shared}, {"role": "user", "content": f"question {i}"}]}
+            for i in range(6)
+        ]
+        terms = terms_of(model, rates(model, "batch", today).base)
+        assert terms is not None
+        marks = marks_of_job(terms, [path_of("t", body) for body in bodies], calls_per_s=0.1)
+        sent = [marked(body, plan) for body, plan in zip(bodies, marks, strict=True)]
+        path = tmp_path / "k1.jsonl"
+        path.write_bytes(b"".join(s.batches.line(model, f"k1-{i}", body) + b"\n" for i, body in enumerate(sent)))
+        batch = await s.batches.create("k1", await s.batches.upload("k1", path), path, timeout=10)
+        s.clock.seconds += 61
+        rows = {row.custom_id: row.result async for row in s.batches.results(model, batch)}
+        usages = [reply.usage for _, reply in sorted(rows.items()) if isinstance(reply, ProviderReply)]
+        assert [usage.cache_read_tokens > 4_000 for usage in usages] == [False] + [True] * 5
+        assert s.bill.cache_read_tokens == sum(usage.cache_read_tokens for usage in usages)
+        assert sum(bill(model, usage, "batch", today) for usage in usages) == s.bill.pico
 
 
 async def test_the_file_and_the_results_are_gone_once_they_are_forgotten_and_forgetting_twice_is_fine(name: str, tmp_path: Path) -> None:
