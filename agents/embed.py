@@ -18,7 +18,8 @@ from .safe import Delivered
 
 log = structlog.get_logger(__name__)
 
-BATCH = 64
+BATCH = 128
+"""Texts in one pass: 160 ms, which an express request may have to wait. 2,000 requests took 2.5 to 2.9 s, by 64 at once 3.2 to 3.4."""
 Forward = Callable[[list[Pending]], Awaitable[None]]
 ForwardGroups = Callable[[list[Group]], Awaitable[None]]
 _Asked = tuple[str, "asyncio.Future[Vector | None]"]

@@ -43,7 +43,7 @@ from .semantic import SemanticStage
 from .throttle import Throttle
 
 AT_ONCE = {"ingest": 16}
-"""Records begun in one pass of the event loop; of packets one, since it holds dozens of requests."""
+"""Records begun in one pass of the event loop beside somebody urgent; of packets one, since it holds dozens of requests."""
 
 Handle = Callable[[Delivered], Awaitable[None]]
 
@@ -102,11 +102,21 @@ def build_topology(
 
     def agent(name: str, *names: str, handle: Handle, gate: Gate | None = None) -> None:
         stage = name.partition(".")[0]
-        limit, at_once = limits[stage], AT_ONCE.get(stage, 1)
+        limit, few = limits[stage], AT_ONCE.get(stage, 1)
         turns = Turns(share, limit.bytes) if limit.bytes else None
 
         async def run(stream: Any) -> None:
-            await consume(app, stream, handle, limit=limit.records, name=name, on_dead=dead, turns=turns, at_once=at_once, gate=gate)
+            await consume(
+                app,
+                stream,
+                handle,
+                limit=limit.records,
+                name=name,
+                on_dead=dead,
+                turns=turns,
+                at_once=lambda: throttle.at_once(few),
+                gate=gate,
+            )
 
         app.agent(app.topic(*names), name=name)(run)
 

@@ -253,7 +253,7 @@ class Worker:
             if semantic and self.queue
             else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
-            call=CallAgent(self.calls),
+            call=CallAgent(self.calls, self.throttle.at_once),
             respond=RespondStage(out, self.clerk, self.ledger),
         )
 

@@ -74,8 +74,7 @@ def _models(state: RouterState) -> Mapping[str, ScoreModel]:
 def _arrays(model: ScoreModel) -> dict[str, Any]:
     made: dict[str, Any] = {"mean": model.scaling.mean, "deviation": model.scaling.deviation, "means": model.means}
     if model.kernel is not None and model.linear is not None and model.smooth is not None:
-        # Half a megabyte each as float32; a prediction differs in its sixth digit.
-        made |= {"landmarks": model.kernel.landmarks.astype(np.float32), "whitening": model.kernel.whitening.astype(np.float32)}
+        made["landmarks"] = model.kernel.landmarks.astype(np.float32)  # half the size; a prediction differs in its sixth digit
         for name, ridge in (("linear", model.linear), ("smooth", model.smooth)):
             made |= {f"{name}.mean": ridge.mean, f"{name}.coefficients": ridge.coefficients, f"{name}.intercept": ridge.intercept}
     return made
@@ -88,5 +87,5 @@ def _model(arrays: Mapping[str, Any], name: str, weights: Mapping[str, Any]) -> 
     if "landmarks" not in own:
         return ScoreModel(scaling, None, None, None, (first, second), own["means"])
     linear, smooth = (Ridge(own[f"{r}.mean"], own[f"{r}.coefficients"], own[f"{r}.intercept"]) for r in ("linear", "smooth"))
-    kernel = Kernel(own["landmarks"].astype(np.float64), own["whitening"].astype(np.float64))
+    kernel = Kernel(own["landmarks"].astype(np.float64))
     return ScoreModel(scaling, kernel, linear, smooth, (first, second), own["means"])

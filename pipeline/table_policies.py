@@ -167,14 +167,14 @@ def oracle(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) -
 def coin(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) -> Played:
     known = train.complete
     ends = Ends.of(known.table.scores, known.table.costs)
-    return Played(_coin(known.table, ends), _coin(test.table, ends))
+    return Played(tossed(known.table.scores, known.table.costs, ends), tossed(test.table.scores, test.table.costs, ends))
 
 
-def _coin(table: Table, ends: Ends) -> Outcomes:
+def tossed(scores: Matrix, costs: Matrix, ends: Ends) -> Outcomes:
+    """A coin between the two ends, from always the best to always the cheapest."""
     share = np.linspace(1.0, 0.0, 101)
-    mixed = [table_values[:, [ends.best]] * share + table_values[:, [ends.cheapest]] * (1 - share)
-             for table_values in (table.scores, table.costs)]  # fmt: skip
-    return Outcomes(mixed[0], mixed[1])
+    score, cost = (values[:, [ends.best]] * share + values[:, [ends.cheapest]] * (1 - share) for values in (scores, costs))
+    return Outcomes(score, cost)
 
 
 def best_single(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) -> Played:

@@ -79,7 +79,7 @@ class Intake:
         limit: int,
         turns: Turns | None = None,
         *,
-        at_once: int = 1,
+        at_once: Callable[[], int] = lambda: 1,
         gate: Gate | None = None,
     ) -> None:
         """`at_once`: events begun in one pass of the event loop; what else is due comes between them and the next ones."""
@@ -90,7 +90,9 @@ class Intake:
         self._app = app
         self._handle = handle
         self._on_dead = on_dead
-        self._at_once = self._left = at_once
+        self._at_once = at_once
+        self._left: int | None = None
+        """Events that may still begin in this pass; None before the first one."""
         self._gate = gate
         self._backlog: Backlog = (
             InOrder(limit)
@@ -135,7 +137,8 @@ class Intake:
             event = self._backlog.begin()
             if event is None:
                 break
-            if self._left == self._at_once:
+            if self._left is None:
+                self._left = self._at_once()
                 asyncio.get_running_loop().call_soon(self._next_pass)
             self._left -= 1
             if self._gate is not None:
@@ -146,7 +149,7 @@ class Intake:
             self._app.consumer_of_records.room()
 
     def _next_pass(self) -> None:
-        self._left = self._at_once
+        self._left = None
         self.pump()
 
     def forget_lost(self) -> None:
@@ -218,7 +221,7 @@ async def consume(
     name: str,
     on_dead: OnDead,
     turns: Turns | None = None,
-    at_once: int = 1,
+    at_once: Callable[[], int] = lambda: 1,
     gate: Gate | None = None,
 ) -> None:
     """The body of every agent on a topic: delivers each event of `stream` to `handle`, at most `limit` at once.
