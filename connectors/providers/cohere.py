@@ -9,6 +9,7 @@ from ...pipeline.ports import ProviderReply
 from ...schemas.record import JsonObject
 from .cohere_form import read_usage, to_chat, to_completion
 from .failures import loads
+from .rate_headers import rates_seen
 from .transport import Transport, call_headers, parse_base_url
 
 COHERE_URL = "https://api.cohere.com"
@@ -35,7 +36,7 @@ class CohereProvider:
         completion, finish = made
         counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
         completion["usage"] = {**counts, "total_tokens": usage.input_tokens + usage.output_tokens}
-        return ProviderReply(completion, usage, finish, request_id, "standard")
+        return ProviderReply(completion, usage, finish, request_id, "standard", rates=rates_seen(headers, time.time()))
 
     async def close(self) -> None:
         await self._transport.close()
