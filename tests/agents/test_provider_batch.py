@@ -301,7 +301,7 @@ def told(name: str, of: int) -> Any:
 
 
 def test_rows_that_share_a_prefix_stand_side_by_side_marked_alike_and_each_request_gets_its_own_answer(world: BatchWorld) -> None:
-    world.terms = Terms("breakpoints", 1024, 0.1, (Lifetime("30m", 1800, 1.25),))
+    world.terms = Terms("breakpoints", 1024, 0.1, (Lifetime("30m", 1800, 1.25),), per_key_per_minute=2)
     calls = [told(f"r{i}", i % 3) for i in range(12)]
 
     async def main() -> None:
@@ -315,6 +315,7 @@ def test_rows_that_share_a_prefix_stand_side_by_side_marked_alike_and_each_reque
     assert all("prompt_cache_breakpoint" in content[0] for content in heads)
     groups = [content[0]["text"].split()[1] for content in heads]
     assert sum(a != b for a, b in pairwise(groups)) == 2
+    assert len({row["body"]["prompt_cache_key"] for row in world.submitted}) == 3
     asked = {row["custom_id"]: row["body"]["messages"][1] for row in world.submitted}
     done = [r for r in world.world.records() if isinstance(r, Completion)]
     assert len(done) == 12
