@@ -312,13 +312,12 @@ class _Payment:
                 return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
             first = self._detached(self._attempt(model, cap_pico, permit, seat))
-            tried = await hedged(
-                first,
-                self._hedge_after(model),
-                self._p.hedges.may_hedge,
-                partial(self._permit, model),
-                partial(self._again, model, cap_pico, seat, permit),
-            )
+            after = self._hedge_after(model)
+            if after is None:
+                tried = await first
+            else:
+                ask, again = partial(self._permit, model), partial(self._again, model, cap_pico, seat, permit)
+                tried = await hedged(first, after, self._p.hedges.may_hedge, ask, again)
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)

@@ -12,7 +12,7 @@ Attempted = Tried | None
 
 async def hedged(
     first: Awaitable[Attempted],
-    wait_s: float | None,
+    wait_s: float,
     may_hedge: Callable[[], bool],
     permit: Callable[[], Coroutine[Any, Any, Permit | None]],
     second: Callable[[Permit], Awaitable[Attempted]],
@@ -23,8 +23,6 @@ async def hedged(
     is given from the ledger and does not wait for that, and until then the source's event must not be released, since whoever takes over
     after a crash finds the open attempt by it.
     """
-    if wait_s is None:
-        return await first
     one = asyncio.ensure_future(first)
     await asyncio.wait({one}, timeout=wait_s)
     if one.done() or not may_hedge():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..pipeline.errors import EngineError
 from ..pipeline.models import Model
-from ..pipeline.prefix import Path, Terms, marked, path_of, send_order
+from ..pipeline.prefix import Path, Terms, marked, may_be_cached, path_of, send_order
 from ..pipeline.prefix_tree import Go, PrefixTree, Ticket
 from ..schemas.answers import Usage
 from ..schemas.record import JsonObject, Lane
@@ -82,11 +82,13 @@ class Seat:
 class PrefixRoom:
     """The prefix trees of one worker, by model."""
 
-    def __init__(self, terms_of: TermsOf, *, enabled: bool, remember: int, now: Now) -> None:
-        """`remember`: shared prefixes kept per model while no call waits with them (CACHE_PREFIX_SIZE)."""
+    def __init__(self, terms_of: TermsOf, *, enabled: bool, remember: int, now: Now, least_tokens: int = 0) -> None:
+        """`remember`: shared prefixes kept per model while no call waits with them (CACHE_PREFIX_SIZE). `least_tokens`: what every model
+        asks of a prefix; shorter prompts are not looked at."""
         self._terms_of = terms_of
         self._enabled = enabled
         self._remember = remember
+        self._least_tokens = least_tokens
         self.now = now
         self._trees: dict[str, tuple[Terms, PrefixTree]] = {}
         self._paths: OrderedDict[str, Path] = OrderedDict()
@@ -96,19 +98,24 @@ class PrefixRoom:
         """Indexes of the requests: those that share a prefix side by side."""
         if not self._enabled or len(requests) < 2:
             return list(range(len(requests)))
-        paths = [path_of(request.identity.tenant, request.body) for request in requests]
+        paths = [self._path(request) for request in requests]
+        if not any(paths):
+            return list(range(len(requests)))
         for request, path in zip(requests, paths, strict=True):
             self._paths[request.flight] = path
         while len(self._paths) > _PATHS_KEPT:
             self._paths.popitem(last=False)
         return send_order(paths)
 
+    def _path(self, request: Request) -> Path:
+        return path_of(request.identity.tenant, request.body) if may_be_cached(request.body, self._least_tokens) else ()
+
     def enter(self, model: Model, request: Request, lane: Lane) -> Seat:
         tree = self._tree(model) if self._enabled else None
         if tree is None:
             return Seat(self, None, None, lane)
         terms, found = tree
-        path = self._paths.pop(request.flight, None) or path_of(request.identity.tenant, request.body)
+        path = self._paths.pop(request.flight, None) or self._path(request)
         if not path or path[-1].tokens < terms.min_tokens:
             return Seat(self, None, None, lane)
         return Seat(self, found, found.enter(path, self.now(), _URGENCY[lane]), lane)

@@ -42,6 +42,21 @@ class Block:
     """Message and part, where a mark can be put here."""
 
 
+def may_be_cached(body: JsonObject, least_tokens: int) -> bool:
+    """False where a prompt certainly has fewer tokens, as `path_of` estimates them: most do, and a path takes longer than this."""
+    if any(body.get(name) is not None for name in _HEAD):
+        return True
+    left = least_tokens * _BYTES_PER_TOKEN
+    for message in body.get("messages") or ():
+        content = message.get("content") if isinstance(message, dict) and len(message) == 2 else None
+        if not isinstance(content, str) or not content:
+            return True
+        left -= MESSAGE_TOKENS * _BYTES_PER_TOKEN + (len(content) if content.isascii() else 4 * len(content))
+        if left <= 0:
+            return True
+    return False
+
+
 def path_of(tenant: str, body: JsonObject) -> Path:
     """The blocks of a prompt, in the order in which providers read them.
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_engine.connectors.models_toml import load_catalogue
-from inference_engine.pipeline.prefix import Mark, Marks, Path, marked, path_of, send_order, shared_tokens, terms_of
+from inference_engine.pipeline.prefix import Mark, Marks, Path, marked, may_be_cached, path_of, send_order, shared_tokens, terms_of
 from inference_engine.pipeline.prices import rates
 from inference_engine.schemas.record import JsonObject
 
@@ -182,3 +182,10 @@ def test_the_ceiling_does_not_depend_on_the_order(job: list[list[str]], random: 
     found = paths(job)
     turned = found[::-1]
     assert sum(shared_tokens(found)) == sum(shared_tokens(turned))
+
+
+@given(st.lists(st.one_of(st.text(max_size=60), st.just("a" * 40)), max_size=4), st.integers(0, 60), st.booleans())
+def test_a_prompt_that_is_not_looked_at_has_too_few_tokens(texts: list[str], least: int, tools: bool) -> None:
+    body: JsonObject = {"messages": [{"role": "user", "content": text} for text in texts], **({"tools": [{}]} if tools else {})}
+    path = path_of("t", body)
+    assert may_be_cached(body, least) or not path or path[-1].tokens < least
