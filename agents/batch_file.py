@@ -17,7 +17,7 @@ from ..pipeline.held import Member, attempt_of
 from ..pipeline.ledger import Pay
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
-from ..pipeline.prefix import Marks, Path, marked, path_of, send_order
+from ..pipeline.prefix import Marks, Path, marked, may_be_cached, path_of, send_order
 from ..pipeline.prefix_tree import marks_of_job
 from ..pipeline.provider_batch import fits
 from ..schemas.ledger import BatchPrepared, BatchSubmitted, BatchVoid
@@ -110,10 +110,17 @@ class BatchFile:
             return False
         self._most_bytes += size
         body = orjson.dumps(call.request.body)
-        path = path_of(call.request.identity.tenant, call.request.body) if self._terms is not None else ()
-        self._rows.append(_Row((flight, decision.number, cap), path, bodies.tell(), len(body)))
+        self._rows.append(_Row((flight, decision.number, cap), self._prefixes(call), bodies.tell(), len(body)))
         bodies.write(body)
         return True
+
+    def _prefixes(self, call: Call) -> Path:
+        """Empty where nothing can be cached, or its author marks it himself: then it is sent as it is."""
+        terms, body = self._terms, call.request.body
+        if terms is None or not may_be_cached(body, terms.min_tokens):
+            return ()
+        path = path_of(call.request.identity.tenant, body)
+        return path if path and path[-1].tokens >= terms.min_tokens else ()
 
     async def _write(self, bodies: "BufferedRandom") -> None:
         """The lines, in the order and with the marks by which the provider's prompt cache is used best."""
@@ -124,8 +131,7 @@ class BatchFile:
                 row = self._rows[i]
                 bodies.seek(row.start)
                 body = orjson.loads(bodies.read(row.size))
-                plan = marks[i] if marks else None
-                sent = body if plan is None else marked(body, plan)
+                sent = marked(body, marks[i]) if marks and row.path else body
                 line = self._provider.line(self._model, attempt_of(self._key, place), sent) + b"\n"
                 file.write(line)
                 self._hash.update(line)

@@ -324,6 +324,25 @@ def test_rows_that_share_a_prefix_stand_side_by_side_marked_alike_and_each_reque
     assert prepared.file_bytes > sum(len(str(row)) for row in world.submitted) * 0.9
 
 
+def test_a_row_that_is_short_or_marked_by_its_author_is_sent_as_it_is(world: BatchWorld) -> None:
+    world.terms = Terms("breakpoints", 1024, 0.1, (Lifetime("30m", 1800, 1.25),), per_key_per_minute=15)
+    own = [told(f"r{i}", 0) for i in range(2)]
+    own = [c.model_copy(update={"request": c.request.model_copy(
+        update={"body": {**c.request.body, "prompt_cache_key": "mine"}})}) for c in own]  # fmt: skip
+    short = [patient(f"s{i}", text=f"short {i}") for i in range(2)]
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(*own, *short)
+            await one.until(lambda: "batch_closed" in world.records)
+
+    run(main())
+    sent = [row["body"] for row in world.submitted]
+    assert len(sent) == 4
+    assert sorted(body.get("prompt_cache_key", "") for body in sent) == ["", "", "mine", "mine"]
+    assert not any("prompt_cache_options" in body or "prompt_cache_breakpoint" in str(body) for body in sent)
+
+
 def test_a_cancelled_request_is_not_put_into_a_batch(world: BatchWorld) -> None:
     async def main() -> None:
         async with batch_worker(world) as one:
