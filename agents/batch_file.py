@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,8 @@ from ..pipeline.held import Member, attempt_of
 from ..pipeline.ledger import Pay
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
-from ..pipeline.prefix import Marks, Path, marked, may_be_cached, path_of, send_order
-from ..pipeline.prefix_tree import marks_of_job
-from ..pipeline.provider_batch import fits
+from ..pipeline.prefix import Marks, Path, marked, may_be_cached, path_of
+from ..pipeline.provider_batch import fits, prefix_plan
 from ..schemas.ledger import BatchPrepared, BatchSubmitted, BatchVoid
 from ..schemas.requests import Call
 from .batch_parts import AGAIN_S, Keeping
@@ -145,14 +144,7 @@ class BatchFile:
         """Indexes of the rows as they are sent, and the marks of each row; None where there are none to set."""
         if self._terms is None:
             return list(range(len(self._rows))), None
-        paths = [row.path for row in self._rows]
-        # Rows are expected to be worked on one after the other, evenly.
-        per_s = max(1, len(paths)) / self._provider.traits.turnaround_s
-        terms = self._terms
-        if terms.per_key_per_minute is not None:
-            # How fast they really go nobody knows: a group has one key, and what is too much for one machine goes on to the next by itself.
-            terms = replace(terms, per_key_per_minute=len(paths) + 1)
-        return send_order(paths), marks_of_job(terms, paths, calls_per_s=per_s)
+        return prefix_plan(self._terms, [row.path for row in self._rows], self._provider.traits.turnaround_s)
 
     def _alone(self, call: Call) -> None:
         """It is late, over its budget, cancelled, or nothing for a batch: the call stage knows what to do with it."""

@@ -5,7 +5,7 @@ charge, and takes minutes. What is chosen depends on the time that is left, the 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from ..schemas.record import JsonObject, Lane
 from .errors import Unpriced
 from .flights import Held
 from .models import Model
+from .prefix import Marks, Path, Terms, send_order
+from .prefix_tree import marks_of_job
 from .prices import rates
 
 Way = Literal["sync", "flex", "batch"]
@@ -195,3 +197,14 @@ def way_prices(model: Model, body: JsonObject, day: date) -> WayPrices:
 def next_poll_s(polls: int, traits: BatchTraits) -> float:
     """Seconds until the next look, after so many."""
     return min(traits.longest_poll_s, traits.poll_s * 2.0 ** min(polls // 4, 10))
+
+
+def prefix_plan(terms: Terms, paths: Sequence[Path], turnaround_s: float) -> tuple[list[int], list[Marks]]:
+    """Indexes of the rows of a file in the order in which they are sent, and the marks of each row in the order of `paths`.
+
+    Rows are expected to be worked on one after the other, evenly. How fast they really go nobody knows: a group has one key, and what is
+    too much for one machine goes on to the next by itself.
+    """
+    if terms.per_key_per_minute is not None:
+        terms = replace(terms, per_key_per_minute=len(paths) + 1)
+    return send_order(paths), marks_of_job(terms, paths, calls_per_s=max(1, len(paths)) / turnaround_s)
