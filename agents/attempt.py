@@ -8,6 +8,7 @@ import structlog
 
 from ..connectors.crash_points import crash_at
 from ..connectors.providers.accounts import Accounts
+from ..pipeline.billing import billed_tier
 from ..pipeline.breaker import verdict
 from ..pipeline.call import OF_THE_KEY, Tried, after
 from ..pipeline.errors import Ambiguous as AmbiguousError
@@ -17,6 +18,7 @@ from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Provider, ProviderReply
+from ..pipeline.provider_batch import FLEX_TIMEOUT_S, WayPrices
 from ..schemas import packets
 from ..schemas.answers import Answer, Usage
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
@@ -74,8 +76,13 @@ class CallParts:
     sleep: Sleep
     random: Callable[[], float]
     settings: CallSettings = field(default_factory=CallSettings)
+    prices: Callable[[Model, JsonObject], WayPrices] | None = None
+    """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
+
+    def timeout_s(self, tier: str) -> float:
+        return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
 
     def account(self, provider: str, key: int) -> Provider:
         """The provider, with the key of this number."""
@@ -98,6 +105,9 @@ class Attempt:
     seat: Seat
     first: Permit | None = None
     """Of the call that this one hedges."""
+    tier: str = "standard"
+    """How it is sent, and what a reply that does not say is billed by. A row of a batch is billed as such, though its line reports the
+    plain tier."""
 
     async def run(self) -> Tried:
         try:
@@ -117,30 +127,36 @@ class Attempt:
             return await self._unpaid(Unavailable("it was not sent: the first call was answered while this one was being written down"))
         try:
             reply = await self._complete()
-        except (Rejected, Unavailable) as error:
-            return await self._unpaid(error)
-        except ChargedError as error:
-            return await self._charged(error, error.usage, intent.at_ms)
-        except AmbiguousError as error:
-            return await self._ambiguous(error)
+        except EngineError as error:
+            return await self.settle(error)
         except TimeoutError:
-            return await self._ambiguous(AmbiguousError(f"no answer within {settings.call_timeout_s:.0f} s"))
+            return await self._ambiguous(AmbiguousError(f"no answer within {self.p.timeout_s(self.tier):.0f} s"))
         except Exception as error:
             log.exception("a provider raised what its port does not allow", provider=self.model.provider)
             return await self._ambiguous(AmbiguousError(f"the provider's client failed: {error!r}"))
         crash_at("after_send")
-        return await self._completed(reply)
+        return await self.settle(reply)
+
+    async def settle(self, result: ProviderReply | EngineError) -> Tried:
+        """Writes down what the attempt came to; returns when that is durable."""
+        if isinstance(result, ProviderReply):
+            return await self._completed(result)
+        if isinstance(result, Rejected | Unavailable):
+            return await self._unpaid(result)
+        if isinstance(result, ChargedError):
+            return await self._charged(result, result.usage, self.intent.at_ms)
+        if not isinstance(result, AmbiguousError):
+            log.error("a provider raised what its port does not allow", provider=self.model.provider, error=repr(result))
+            result = AmbiguousError(f"the provider's client failed: {result!r}")
+        return await self._ambiguous(result)
 
     async def _complete(self) -> ProviderReply:
         """The call itself. Its permit is free as soon as it is over: what it came to is written down afterwards."""
-        intent, timeout, permit = self.intent, self.p.settings.call_timeout_s, self.permit
+        intent, timeout, permit = self.intent, self.p.timeout_s(self.tier), self.permit
         try:
             async with asyncio.timeout(timeout + 1):
                 reply = await self.p.account(self.model.provider, permit.key).complete(
-                    self.model,
-                    self.seat.board(self.call.request.body),
-                    timeout=timeout,
-                    metadata={"flight": intent.flight, "attempt": intent.attempt},
+                    self.model, self._body(), timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
                 )
             self.seat.land(reply.usage)
             permit.used, permit.rates, permit.well = (reply.usage.input_tokens, reply.usage.output_tokens), reply.rates, True
@@ -154,12 +170,20 @@ class Attempt:
         finally:
             permit.release()
 
+    def _body(self) -> JsonObject:
+        body = self.seat.board(self.call.request.body)
+        return {**body, "service_tier": "flex"} if self.tier == "flex" else body
+
     def _failed(self, error: EngineError) -> None:
         """What a failed call says about its model and its key. Raises where another key may be tried."""
         permit, limits = self.permit, self.p.limits
         permit.well = verdict(error)
         if isinstance(error, Unavailable | Rejected):
             permit.used = (0, 0)
+        if self.tier == "flex" and isinstance(error, Unavailable) and error.code not in OF_THE_KEY:
+            # Only that tier is busy: it says nothing about the model, and other calls of it don't wait for it.
+            permit.well = None
+            raise Unavailable(str(error), code=error.code, rate_limited=True) from error
         if isinstance(error, Unavailable):
             permit.rates, permit.rate_limited = error.rates, error.rate_limited
             if error.retry_after is not None:
@@ -173,7 +197,7 @@ class Attempt:
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request
         try:
-            paid = self.p.price(self.model, reply.usage, reply.service_tier, intent.at_ms)
+            paid = self.p.price(self.model, reply.usage, billed_tier(reply.service_tier, batch=self.tier == "batch"), intent.at_ms)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
@@ -210,7 +234,7 @@ class Attempt:
 
     async def _charged(self, error: EngineError, usage: Usage, at_ms: int) -> Tried:
         try:
-            paid = self.p.price(self.model, usage, "standard", at_ms)
+            paid = self.p.price(self.model, usage, self.tier, at_ms)
         except Unpriced as unpriced:
             await self._ambiguous(AmbiguousError(f"{error}; {unpriced}"))
             return Tried("give_up", unpriced)

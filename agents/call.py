@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimat
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
+from ..pipeline.provider_batch import FLEX_TRIES, choose
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
@@ -37,6 +38,12 @@ log = structlog.get_logger(__name__)
 STOPPING = "the worker stops: the next owner of the partition takes up the call"
 
 
+class Batches(Protocol):
+    """What the stage needs of `provider_batch`."""
+
+    async def take(self, owned: OwnedLedger, call: Call) -> bool: ...
+
+
 class CallStage:
     """Pays for the calls of the ledger partitions that this worker owns."""
 
@@ -47,6 +54,8 @@ class CallStage:
         self._steps: set[Steps] = set()
         self._moves: Counter[int] = Counter()
         self._stopping = False
+        self.batches: Batches | None = None
+        """Where calls go that have time; None: every call is made at once."""
 
     def in_order(self, calls: Sequence[Call]) -> list[Call]:
         """Calls that share a prefix side by side: they are begun, and so are mostly sent, in this order."""
@@ -60,8 +69,10 @@ class CallStage:
         """What has become durable for the partition's calls so far, counted; None while some of them wait for their turn."""
         return None if any(s.queued and s.partition == partition for s in self._steps) else self._moves[partition]
 
-    async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent) -> None:
-        """Returns when the outcome of the call is durable. Raises `Stale` where the partition is not ours any more, or the
+    async def run(self, partition: int, call: Call, lane: Lane, is_current: IsCurrent, *, held: bool = False) -> None:
+        """Returns when the outcome of the call is durable, or the ledger owns it; of one that is `held` there only the outcome counts.
+
+        Raises `Stale` where the partition is not ours any more, or the
         worker stops: the call must stay unacknowledged. `is_current`: is the event that brought the call still ours?"""
         if self._stopping:
             raise Stale(STOPPING)
@@ -75,6 +86,8 @@ class CallStage:
             async with AsyncExitStack() as turn:
                 with steps.in_queue():
                     await turn.enter_async_context(owned.one_at_a_time(call.request.flight))
+                if self.batches is not None and not held and await self.batches.take(owned, call):
+                    return
                 await _Payment(self.parts, owned, call, lane, is_current, self._detached, steps).settle()
         except asyncio.CancelledError:
             if self._stopping:
@@ -299,7 +312,7 @@ class _Payment:
                 return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
             first = self._detached(self._attempt(model, cap_pico, permit, seat))
-            after = self._hedge_after()
+            after = self._hedge_after(model)
             if after is None:
                 tried = await first
             else:
@@ -316,10 +329,10 @@ class _Payment:
         self._steps.moved()
         return await self._after(tried)
 
-    def _hedge_after(self) -> float | None:
-        """Seconds; None where the tenant does not allow to pay twice."""
+    def _hedge_after(self, model: Model) -> float | None:
+        """Seconds; None where the tenant does not allow to pay twice, or the call has time and is slow for being cheap."""
         tenant = self._request.identity.tenant
-        if self._p.hedge.after_s is None or self._p.on_ambiguous(tenant) == "fail":
+        if self._p.hedge.after_s is None or self._p.on_ambiguous(tenant) == "fail" or self._tier(model) == "flex":
             return None
         self._p.hedges.called()
         return self._p.hedge.wait_s(tenant)
@@ -342,12 +355,18 @@ class _Payment:
                 raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
             intending.add(flight)
             try:
-                intent = await self._intend(model, cap_pico, "answer" if first is None else "hedge")
+                tier = "standard" if first is not None else self._tier(model)
+                intent = await self._intend(model, cap_pico, tier, "answer" if first is None else "hedge")
             finally:
                 intending.discard(flight)
             if intent is None:
                 return None
-            return await Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first).run()
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier)
+            if tier == "standard":
+                return await attempt.run()
+            # It may take as long as it takes.
+            with self._steps.in_queue():
+                return await attempt.run()
         finally:
             permit.release()
 
@@ -371,7 +390,16 @@ class _Payment:
         except TimeoutError:
             return None
 
-    async def _intend(self, model: Model, cap_pico: int, purpose: Purpose) -> Intent | None:
+    def _tier(self, model: Model) -> str:
+        """The tier to ask for: what has time is asked for at the cheaper one."""
+        request, prices = self._request, self._p.prices
+        if prices is None or request.deadline_ms is None or self._tries >= FLEX_TRIES:
+            return "standard"
+        left_s = (request.deadline_ms - self._p.now()) / 1000
+        way = choose(left_s=left_s, lane=self._lane, prices=prices(model, request.body), traits=None)
+        return "flex" if way == "flex" else "standard"
+
+    async def _intend(self, model: Model, cap_pico: int, tier: str, purpose: Purpose) -> Intent | None:
         """None where nothing may be sent now: decide again."""
         # The wait for the permit was long, perhaps: everything is asked once more.
         self._check()
@@ -389,7 +417,7 @@ class _Payment:
             cap_pico=cap_pico,
             epoch=epoch,
             at_ms=self._p.now(),
-            timeout_ms=int((settings.call_timeout_s + settings.intent_slack_s) * 1000),
+            timeout_ms=int((self._p.timeout_s(tier) + settings.intent_slack_s) * 1000),
         )
         crash_at("before_intent")
         try:

@@ -12,9 +12,10 @@ from ..connectors.data_folder import DataFolder
 from ..connectors.garbage import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import allow_open_files, end_within
-from ..connectors.providers import build_providers
+from ..connectors.providers import build_batches, build_providers
 from ..connectors.providers.simulated import SimulatedOptions
 from ..connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex
+from ..connectors.simulated_batches import BatchOptions
 from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.breaker import BreakerPolicy
@@ -23,8 +24,8 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
-from ..pipeline.models import Catalogue
-from ..pipeline.ports import VectorIndex
+from ..pipeline.models import Catalogue, ProviderName
+from ..pipeline.ports import BatchProvider, Provider, VectorIndex
 from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy, decide
 from ..pipeline.window import WindowPolicy, window_policies
@@ -127,6 +128,27 @@ def _call_settings(settings: Settings) -> CallSettings:
     )
 
 
+def _batches(settings: Settings, providers: Mapping[ProviderName, Provider]) -> dict[str, BatchProvider]:
+    config = settings.provider_batches
+    if not config.enabled:
+        return {}
+    built = build_batches(
+        providers,
+        openai_api_key=secret(settings.openai_api_key),
+        openai_base_url=settings.openai_base_url,
+        anthropic_api_key=secret(settings.anthropic_api_key),
+        anthropic_base_url=settings.anthropic_base_url,
+        # One folder for all workers: whoever takes a partition over finds its batches.
+        simulated=BatchOptions(turnaround_s=settings.simulated_batch_seconds, folder=settings.data_dir / "simulated-batches"),
+    )
+    for batches in built.values():
+        batches.traits = batches.traits.adjusted(
+            gather_s=config.gather_seconds, poll_s=config.poll_seconds, turnaround_s=config.turnaround_seconds,
+            reserve_s=config.reserve_seconds, rows=config.max_rows,
+        )  # fmt: skip
+    return {str(name): batches for name, batches in built.items()}
+
+
 def _watchdog_settings(settings: Settings) -> WatchdogSettings:
     # A call that is under way makes no step until it times out.
     call_s = settings.call_timeout_seconds + CallSettings().intent_slack_s
@@ -147,6 +169,8 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         anthropic_base_url=settings.anthropic_base_url,
         vllm_base_url=settings.vllm_base_url,
         vllm_api_key=secret(settings.vllm_api_key),
+        cohere_api_key=secret(settings.cohere_api_key),
+        cohere_base_url=settings.cohere_base_url,
         simulated=SimulatedOptions(latency_s=settings.simulated_latency_ms / 1000) if settings.providers == ("simulated",) else None,
     )
     catalogue = catalogue_of(settings)
@@ -174,6 +198,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         hedge=HedgePolicy.of(settings.hedge_after_seconds, settings.hedge_tenants),
         throttle=_throttle(settings),
         call=_call_settings(settings),
+        batches=_batches(settings, providers),
         on_ambiguous=lambda tenant: settings.on_ambiguous_tenants.get(tenant, settings.on_ambiguous),
         metrics_port=settings.prometheus_port + index if settings.prometheus_port else 0,
         watchdog=_watchdog_settings(settings),

@@ -191,6 +191,8 @@ class _Batch:
             self._cancel(lookup)
         elif isinstance(decision, exact.Return):
             self._sends.miss(decision.miss)
+        elif isinstance(decision, exact.Overtake):
+            self._sends.lookup(decision.lookup)
         else:
             self._join(fingerprint, decision)
 

@@ -54,6 +54,8 @@ class Health:
                     "requests_per_s": round(throttle.flow.rate),
                     "loop_late_ms": round(throttle.flow.latency_ms, 1),
                 },
+                "batches": self._worker.batches.shown(),
+                "waiting_for_a_batch": self._worker.batches.waiting(),
                 "semantic": "on" if self._worker.shards is not None else "off",
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },

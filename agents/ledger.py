@@ -11,10 +11,12 @@ import structlog
 from ..connectors.fenced_log import FencedAppend
 from ..connectors.ledger_log import LedgerReader
 from ..pipeline.errors import Stale, StoreFailed, Unavailable
-from ..pipeline.flights import Entry, FlightIndex
+from ..pipeline.flights import FlightIndex
+from ..pipeline.held import parse
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
-from ..schemas.ledger import Completion, Failure, Intent, LedgerRecord
+from ..schemas.ledger import BatchPrepared, Completion, Failure, Intent, LedgerRecord, Parked
+from ..schemas.requests import Call
 from .packer import MAX_MEMBERS, Append, Now, Packer
 
 log = structlog.get_logger(__name__)
@@ -90,8 +92,9 @@ class OwnedLedger:
                 task.cancel()
             self._news.pop(flight, None)
 
-    def tell(self, flight: str) -> None:
-        event = self._news.get(flight)
+    def tell(self, flight: str | None) -> None:
+        """A record was seen; None: one of no flight."""
+        event = self._news.get(flight) if flight is not None else None
         if event is not None:
             event.set()
 
@@ -199,7 +202,7 @@ class LedgerStage:
 
     def _learn_packet(self, owned: OwnedLedger, offset: int, value: bytes) -> None:
         try:
-            entries = Entry.parse(value)
+            entries = parse(value)
         except (ValueError, KeyError, TypeError) as error:
             # Intents are written by owners only, so this is no intent, and nothing can have been paid for it.
             log.error(
@@ -303,15 +306,15 @@ class LedgerStage:
         # More members of this packet may follow: only what lies before it is complete.
         owned.ledger.advance(offset - 1)
         self._save_sometimes(owned)
-        if not isinstance(record, Intent) or record.epoch == owned.owner.epoch:
+        if not isinstance(record, Intent | BatchPrepared) or record.epoch == owned.owner.epoch:
             owned.ledger.apply(record, offset)
         # Else it is a predecessor's intent: the replay has brought all that were committed. This reader sees those that were rolled
         # back, too, and they were never sent.
-        owned.tell(record.flight)
+        owned.tell(getattr(record, "flight", None))
         return not isinstance(record, Completion) or owned.ledger.answers(record.flight, record.attempt)
 
-    async def intend(self, owned: OwnedLedger, intent: Intent, *, urgent: bool) -> None:
-        """Returns when the intent is committed, and no other worker had taken the partition before.
+    async def intend(self, owned: OwnedLedger, intent: Intent | BatchPrepared, *, urgent: bool) -> None:
+        """Returns when the intent, or those of a batch, is committed, and no other worker had taken the partition before.
 
         Raises `Stale`; `Unavailable` where it was rolled back: nothing may be sent then.
         """
@@ -339,7 +342,7 @@ class LedgerStage:
         owned = self._owned.get(partition)
         if owned is not None:
             owned.ledger.apply(record, offset if offset >= 0 else UNKNOWN)
-            owned.tell(record.flight)
+            owned.tell(getattr(record, "flight", None))
 
     async def catch_up(self, owned: OwnedLedger, until_ms: int) -> None:
         """Returns when all that was written until then (a time that is past) has been applied: outcomes of a previous owner
@@ -356,6 +359,11 @@ class LedgerStage:
             if isinstance(record, Completion | Failure) and record.flight == flight:
                 return record
         raise Unavailable(f"the outcome of {flight} is not at offset {offset} of {self._topic}/{partition}, where it was written")
+
+    async def parked(self, owned: OwnedLedger, offset: int) -> dict[str, Call]:
+        """Calls that the ledger owns, of the packet at this offset, by flight. Raises `Rejected` where it is not kept, `Unavailable`."""
+        records = packets.ledger.decode(await self._reader.fetch(owned.partition, offset))
+        return {record.flight: record.call for record in records if isinstance(record, Parked)}
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

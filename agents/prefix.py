@@ -120,6 +120,10 @@ class PrefixRoom:
             return Seat(self, None, None, lane)
         return Seat(self, found, found.enter(path, self.now(), _URGENCY[lane]), lane)
 
+    def outside(self, lane: Lane) -> Seat:
+        """For a call that is sent another way: as a row of a batch."""
+        return Seat(self, None, None, lane)
+
     def _tree(self, model: Model) -> tuple[Terms, PrefixTree] | None:
         try:
             terms = self._terms_of(model)

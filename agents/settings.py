@@ -23,7 +23,7 @@ from ..connectors.data_folder import HOME_SETTING, data_folder
 from ..pipeline.errors import ConfigError
 from ..pipeline.models import ProviderName
 from ..schemas.topics import Topics
-from .settings_fields import BatchingConfig, CachingConfig, RoutingConfig, env
+from .settings_fields import BatchingConfig, CachingConfig, ProviderBatchConfig, RoutingConfig, env
 from .settings_names import SWITCH, check_names, is_address_of_a_service
 
 __all__ = ["BatchingConfig", "CachingConfig", "RoutingConfig", "Settings", "SettingsWarning", "load_settings"]
@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     batching: BatchingConfig = BatchingConfig()
     caching: CachingConfig = CachingConfig()
     routing: RoutingConfig = RoutingConfig()
+    provider_batches: ProviderBatchConfig = ProviderBatchConfig()
 
     # Where everything is. Nothing set: the embedded stack.
     kafka_brokers: str | None = env("KAFKA_BROKERS", None, "host:port[,host:port]; unset: an embedded Apache Kafka")
@@ -74,10 +75,12 @@ class Settings(BaseSettings):
     openai_base_url: str | None = env("OPENAI_BASE_URL", None, "another address of OpenAI's protocol")
     anthropic_api_key: SecretStr | None = env("ANTHROPIC_API_KEY", None, "opens Anthropic's models; several: k1,k2")
     anthropic_base_url: str | None = env("ANTHROPIC_BASE_URL", None, "another address of Anthropic's protocol")
-    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "accepted; this version calls no models of Cohere")
+    cohere_api_key: SecretStr | None = env("COHERE_API_KEY", None, "opens Cohere's models")
+    cohere_base_url: str | None = env("COHERE_BASE_URL", None, "another address of Cohere's protocol")
     vllm_base_url: str | None = env("VLLM_BASE_URL", None, "a vLLM server, e.g. http://host:8000/v1")
     vllm_api_key: SecretStr | None = env("VLLM_API_KEY", None, "its key, where it wants one")
     simulated_latency_ms: int = env("SIMULATED_LATENCY_MS", 50, "how long the simulated provider thinks", ge=0, le=600_000)
+    simulated_batch_seconds: float = env("SIMULATED_BATCH_SECONDS", 2.0, "how long its batches take", ge=0, le=86_400, allow_inf_nan=False)
     models_file: Path | None = env("MODELS_FILE", None, "a models.toml, merged over the built-in one")
     models_enabled: Mapping[str, bool] = Field(default_factory=dict, description="by MODELS_<NAME>_ENABLED")
 
@@ -185,6 +188,7 @@ class Settings(BaseSettings):
             ("openai", self.openai_api_key or self.openai_base_url),
             ("anthropic", self.anthropic_api_key or self.anthropic_base_url),
             ("vllm", self.vllm_base_url),
+            ("cohere", self.cohere_api_key or self.cohere_base_url),
         ]
         return tuple(name for name, given in set_up if given) or ("simulated",)
 

@@ -65,6 +65,25 @@ class CachingConfig(Group):
     embedding_dimension: int = env("EMBEDDING_DIMENSION", 384, "length of the vectors", ge=1, le=8192)
 
 
+class ProviderBatchConfig(Group):
+    """Batches at the providers: half the price for what has time. Times in seconds; unset: as fits the provider."""
+
+    enabled: bool = env("PROVIDER_BATCHES_ENABLED", True, "requests whose deadline allows it go into provider batches")
+    gather_seconds: float | None = env(
+        "PROVIDER_BATCH_GATHER_SECONDS", None, "a batch is closed when nothing came for so long, s", gt=0, le=86_400, allow_inf_nan=False
+    )
+    poll_seconds: float | None = env(
+        "PROVIDER_BATCH_POLL_SECONDS", None, "between the first looks at a batch, s", gt=0, le=3600, allow_inf_nan=False
+    )
+    turnaround_seconds: float | None = env(
+        "PROVIDER_BATCH_TURNAROUND_SECONDS", None, "how long a batch is expected to take at first, s", gt=0, le=86_400, allow_inf_nan=False
+    )
+    reserve_seconds: float | None = env(
+        "PROVIDER_BATCH_RESERVE_SECONDS", None, "a batch is given up so long before a deadline, s", gt=0, le=86_400, allow_inf_nan=False
+    )
+    max_rows: int | None = env("PROVIDER_BATCH_MAX_ROWS", None, "in one batch, at most", ge=1, le=50_000)
+
+
 class RoutingConfig(Group):
     """Which model answers `auto`, and what happens when one fails."""
 

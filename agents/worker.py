@@ -23,14 +23,16 @@ from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
-from ..pipeline.ports import Embedder, Provider, VectorIndex
+from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
 from ..pipeline.prefix import Terms, terms_of
-from ..pipeline.prices import day_of, rates
+from ..pipeline.prices import ServiceTier, day_of, rates
+from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
 from ..schemas.topics import Topics, TopicSpec
 from .attempt import CallParts, CallSettings
+from .batch_parts import BatchParts
 from .call import CallStage
 from .call_agent import CallAgent
 from .coalesce import CoalesceSettings, CoalesceStage
@@ -44,6 +46,7 @@ from .names import EXACT_TABLE, app_id
 from .outbox import Outbox
 from .own_folder import only_worker_in
 from .prefix import PrefixRoom
+from .provider_batch import BatchStage
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
@@ -113,6 +116,8 @@ class WorkerParts:
     call: CallSettings
     on_ambiguous: Callable[[str], OnAmbiguous]
     ledger: LedgerSettings
+    batches: Mapping[str, BatchProvider] = field(default_factory=dict)
+    """By provider; where there are none every call is made at once."""
     prefix_enabled: bool = True
     prefix_cache_size: int = 1_000
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
@@ -127,9 +132,9 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def terms_now(model: Model) -> Terms | None:
+def terms_now(model: Model, tier: ServiceTier = "standard") -> Terms | None:
     """The terms of a model's prompt cache at today's prices. Raises `Unpriced`."""
-    return terms_of(model, rates(model, "standard", day_of(now_ms())).base)
+    return terms_of(model, rates(model, tier, day_of(now_ms())).base)
 
 
 class Worker:
@@ -146,6 +151,8 @@ class Worker:
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
         self.calls = CallStage(self._call_parts())
+        self.batches = BatchStage(self._batch_parts())
+        self.calls.batches = self.batches if parts.batches else None
         self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
         self.shards: Shards | None = None
         self.stages = self._stages()
@@ -198,7 +205,24 @@ class Worker:
             sleep=asyncio.sleep,
             random=random.random,
             settings=parts.call,
+            prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
             hedge=parts.hedge,
+        )
+
+    def _batch_parts(self) -> BatchParts:
+        parts = self.parts
+        return BatchParts(
+            calls=self.calls.parts,
+            stage=self.calls,
+            providers=parts.batches,
+            prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
+            cap=lambda model, body: cap(model, body, day_of(now_ms()), "batch"),
+            new_key=lambda: uuid.uuid4().hex[:24],
+            folder=parts.data_dir / "batches",
+            terms=lambda model: terms_now(model, "batch") if parts.prefix_enabled else None,
+            # A submission may carry megabytes. After a crash a batch is looked for until none can be under way any more.
+            create_timeout_s=parts.call.call_timeout_s * 2.5,
+            slack_s=parts.call.intent_slack_s,
         )
 
     async def _answer_again(self, record: Completion | Failure) -> None:
@@ -246,8 +270,11 @@ class Worker:
             self.stages.exact.assigned(partitions),
             *([self.shards.assigned(partitions)] if self.shards else []),
         )
+        # Where no batches are set up, calls that were parked before are made one by one.
+        await self.batches.assigned(partitions)
 
     async def _revoked(self, partitions: frozenset[int]) -> None:
+        await self.batches.revoked(partitions)
         await asyncio.gather(
             self.ledger.revoked(partitions),
             self.stages.exact.revoked(partitions),
@@ -320,11 +347,15 @@ class Worker:
             on_ready(port)
 
     async def _drain(self) -> None:
+        lost = await self.batches.drain(DRAIN_S)
+        if lost:
+            log.warning("batches were being submitted at the end: the next owner looks for them at the provider", batches=lost)
         cut = await self.calls.drain(DRAIN_S)
         if cut:
             log.warning("calls were under way at the end: they stay open in the ledger and are settled by the next owner", calls=cut)
 
     async def _close(self, health: Health) -> None:
+        await self.batches.close()
         await self.ledger.close()
         await self.fenced.close()
         await self.controls.stop()

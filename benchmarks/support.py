@@ -29,7 +29,19 @@ from inference_engine.connectors.kafka_embedded import find_broker
 MODEL = "gpt-4o-mini"
 """Any of OpenAI's that the catalogue knows."""
 _COMMAND = (sys.executable, "-m", "inference_engine.cli.main")
-_OWN_SETTINGS = ("KAFKA_", "OPENAI_", "ANTHROPIC_", "VLLM_", "CACHE_", "BATCH_", "QDRANT_", "CLICKHOUSE_", "MODELS_", "EMBEDDING_")
+_OWN_SETTINGS = (
+    "KAFKA_",
+    "OPENAI_",
+    "ANTHROPIC_",
+    "VLLM_",
+    "CACHE_",
+    "BATCH_",
+    "QDRANT_",
+    "CLICKHOUSE_",
+    "MODELS_",
+    "EMBEDDING_",
+    "PROVIDER_",
+)
 
 
 # --- the provider ----------------------------------------------------------------------------------------------------
@@ -64,10 +76,11 @@ class Provider:
 
 @contextmanager
 def simulated_provider(
-    latency_ms: float, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+    latency_ms: float, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None, batch_s: float = 0.0
 ) -> Iterator[Provider]:
-    """Ends with the block."""
+    """Ends with the block. `batch_s`: how long its batches take."""
     command = [sys.executable, "-m", "inference_engine.connectors.simulated_server", "--port", "0", "--latency-ms", str(latency_ms)]
+    command += ["--batch-s", str(batch_s)]
     if requests_per_minute is not None:
         command += ["--rpm", str(requests_per_minute)]
     if tokens_per_minute is not None:

@@ -33,6 +33,8 @@ class Snapshot:
     """Since this run began."""
     trouble: str = ""
     """What keeps it from going on, where something does."""
+    batches: str = ""
+    """How far the provider batches are."""
 
     @property
     def done(self) -> int:
@@ -73,8 +75,7 @@ def plain_line(s: Snapshot) -> str:
     ]
     if s.held:
         parts.insert(4, f"held back {s.held:,}")
-    if s.trouble:
-        parts.append(s.trouble)
+    parts += [text for text in (s.batches, s.trouble) if text]
     return " | ".join(parts)
 
 
@@ -154,7 +155,7 @@ def _panel(s: Snapshot) -> Any:
     table.add_row("in flight", f"{s.in_flight:,}", "failed", f"{s.failed:,}" + (f"  held back {s.held:,}" if s.held else ""))
     table.add_row("so far", money(s.cost_pico), "projected", money(s.projected_pico))
     table.add_row("saved", money(s.saved_pico), "pace", f"{s.rate:,.0f} requests/s, {eta} left")
-    return Group(bar, table, s.trouble) if s.trouble else Group(bar, table)
+    return Group(bar, table, *(text for text in (s.batches, s.trouble) if text))
 
 
 def progress_for(*, quiet: bool) -> Progress:

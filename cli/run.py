@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -217,8 +218,14 @@ class _Run:
 
     def __post_init__(self) -> None:
         options = self.options
-        unhurried = options.priority is Lane.BATCH and options.first_wait_s == FIRST_WAIT_S
+        unhurried = (options.priority is Lane.BATCH or self._has_time) and options.first_wait_s == FIRST_WAIT_S
         self.patience = Patience(PATIENT_FIRST_WAIT_S if unhurried else options.first_wait_s)
+
+    @property
+    def _has_time(self) -> bool:
+        """Answers may come out of provider batches, hours after they were asked for."""
+        deadline = self.options.deadline
+        return deadline is not None and datetime.fromisoformat(deadline).timestamp() - time.time() > 4 * PATIENT_FIRST_WAIT_S
 
     @property
     def files(self) -> JobFiles:
@@ -310,7 +317,7 @@ class _Run:
         if self.wire.trouble or self.wire.consumer.last_error:
             return self.wire.trouble or f"Kafka: {self.wire.consumer.last_error}"
         silent = time.monotonic() - self._heard
-        if self.job.outstanding and silent > SILENCE_S:
+        if self.job.outstanding and silent > max(SILENCE_S, 2 * self.patience.first_wait if self._has_time else 0):
             return f"no response for {silent:.0f} s: is a worker running? See: inference-engine doctor"
         return ""
 

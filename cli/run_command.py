@@ -14,6 +14,7 @@ from ..connectors.state_file import write_atomically
 from ..pipeline.errors import ConfigError
 from ..schemas.record import PICO_PER_USD, Lane
 from .accounts import JobSummary
+from .batches_shown import WithBatches, workers_of
 from .caps import caps
 from .display import dollars
 from .engine import Engine, engine
@@ -82,6 +83,8 @@ def run(arguments: RunArguments) -> int:
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     progress = progress_for(quiet=arguments.quiet)
+    if options.deadline is not None:
+        progress = WithBatches(progress, workers_of(found.folder)).start()
     try:
         result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found))
     finally:

@@ -16,11 +16,22 @@ POINTS: Mapping[str, str] = {
     "after_send": "call: the answer is here and paid for, nothing is written",
     "after_completion": "call: the completion is durable, nothing is acknowledged",
     "before_ack": "call: done, not acknowledged",
+    "after_parked": "call: the ledger owns the call, its packet is not acknowledged",
+    "before_prepared": "batch: the file is at the provider, nothing is written",
+    "after_prepared": "batch: its intents are committed, nothing is submitted",
+    "after_submit": "batch: the provider works on it, nobody has written that down",
+    "after_submitted": "batch: the provider's id is durable",
+    "in_collection": "batch: the outcomes of some of its rows are durable",
+    "after_collection": "batch: the outcomes of all of its rows are durable, its files are still there",
+    "after_forget": "batch: its files are deleted, and it is not closed",
     "after_outcome": "respond: the answer and its cost are durable, the completion is not acknowledged",
     "in_fan_out": "exact: some of those who wait for an answer have been sent it",
     "after_fan_out": "exact: everyone has it, and their rows still say that they wait",
 }
 """Name -> the stage, and what is durable there."""
+
+OF_BATCHES = frozenset({"after_parked", *(point for point, what in POINTS.items() if what.startswith("batch:"))})
+"""Passed only where calls go into provider batches."""
 
 
 @dataclass(slots=True)

@@ -1,8 +1,9 @@
 """The rows of one ledger partition on local disk (RocksDB): a checkpoint of the ledger, rebuilt from it where it is lost."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
@@ -14,6 +15,7 @@ log = structlog.get_logger(__name__)
 CACHE_BYTES = 4 * 1024 * 1024
 """Of each partition's rows; most of what is asked for is in the write buffer still."""
 _META = b"m"
+_ITEM = b"o"
 _ROW = b"r"
 
 
@@ -45,8 +47,20 @@ class RocksFlightIndex:
         value = self._db.get(_META)
         return None if value is None else _bytes(value)
 
-    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        for raw_key, raw_value in self._db.items(from_key=_ITEM):
+            key = _bytes(raw_key)
+            if not key.startswith(_ITEM):
+                return
+            yield key[len(_ITEM) :].decode(), _bytes(raw_value)
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes, items: Mapping[str, bytes | None] = MappingProxyType({})) -> None:
         batch = WriteBatch(raw_mode=True)
+        for name, value in items.items():
+            if value is None:
+                batch.delete(_ITEM + name.encode())
+            else:
+                batch.put(_ITEM + name.encode(), value)
         for flight, (ms, row) in rows.items():
             batch.put(_ROW + flight.encode(), ms.to_bytes(8, "big") + row)
         batch.put(_META, meta)

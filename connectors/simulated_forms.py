@@ -76,6 +76,24 @@ def message(asked: Asked, made: Answered, request_id: str, usage: Usage | None =
     }
 
 
+def cohere_reply(asked: Asked, made: Answered, request_id: str, usage: Usage | None = None) -> JsonObject:
+    """The reply of Cohere's chat; it names no model, and counts what it bills apart from what it processes."""
+    usage = usage or _plain(asked, made)
+    said: JsonObject = {"role": "assistant"}
+    if made.tool is not None:
+        function = {"name": made.tool, "arguments": made.arguments}
+        said["tool_calls"] = [{"id": _call_id(made), "type": "function", "function": function}]
+    else:
+        said["content"] = [{"type": "text", "text": made.texts[0]}]
+    billed = {"input_tokens": float(usage.input_tokens), "output_tokens": float(usage.output_tokens)}
+    return {
+        "id": request_id,
+        "finish_reason": {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL"}[made.finish],
+        "message": said,
+        "usage": {"billed_units": billed, "tokens": {**billed, "input_tokens": asked.input_tokens + 66.0}},
+    }
+
+
 def _plain(asked: Asked, made: Answered) -> Usage:
     return Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
 

@@ -1,10 +1,11 @@
-"""The simulated provider as an HTTP server: OpenAI chat completions and Anthropic messages, limits, faults, and its bill.
+"""The simulated provider as an HTTP server: OpenAI chat completions, Anthropic messages and Cohere chat, limits, faults, and its bill.
 
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
-Besides `/v1/chat/completions`, `/v1/messages` and `/v1/models`: `GET /_bill` (the totals), `POST /_faults` (a rule:
-kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals, faults and prompt caches). Marks in a prompt
-steer one call, see `simulation`. A call goes on, and is billed, when its caller hangs up, as it would at a provider.
+Besides `/v1/chat/completions`, `/v1/messages`, `/v2/chat`, the batches of the first two and `/v1/models`: `GET /_bill` (the
+totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals,
+faults and prompt caches). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller
+hangs up, as it would at a provider.
 """
 
 import argparse
@@ -24,13 +25,17 @@ import orjson
 from aiohttp import web
 
 from ..schemas.record import JsonObject
+from .simulated_batch_http import BatchHttp, Refused
+from .simulated_batches import BatchOptions, SimulatedBatches
 from .simulated_bill import Bill, known, price
 from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
-from .simulated_forms import completion, message
+from .simulated_forms import cohere_reply, completion, message
 from .simulated_limits import Limits
-from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_messages
+from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_cohere, asked_of_messages
 
 JSON = "application/json"
+_READERS = {"openai": asked_of_chat, "anthropic": asked_of_messages, "cohere": asked_of_cohere}
+_WRITERS = {"openai": completion, "anthropic": message, "cohere": cohere_reply}
 
 
 @dataclass(slots=True)
@@ -47,6 +52,7 @@ class ServerOptions:
     seed: int = 0
     api_key: str | None = None
     """Calls with another key are refused (401); None: any key will do."""
+    batches: BatchOptions = field(default_factory=BatchOptions)
 
 
 class SimulatedServer:
@@ -57,6 +63,11 @@ class SimulatedServer:
         self.faults = Faults(self.options.seed)
         self.bill = Bill(self.options.bill)
         self.cache = SimulatedCache()
+        self.batches = BatchHttp(
+            SimulatedBatches(self.bill, self.faults, self.options.batches, time.time, self.options.answers, cache=self.cache),
+            self.faults,
+            time.time,
+        )
         self.in_flight = 0
         self.most_in_flight = 0
         self._numbers = itertools.count(1)
@@ -89,10 +100,14 @@ class SimulatedServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
+        if self.batches.handles(path):
+            return await self._batch(request)
         if path.endswith("/chat/completions"):
             protocol = "openai"
         elif path.endswith("/messages"):
             protocol = "anthropic"
+        elif path.endswith("/v2/chat"):
+            protocol = "cohere"
         else:
             return await self._control(request, path)
         self.in_flight += 1
@@ -112,18 +127,39 @@ class SimulatedServer:
             model = body["model"]
             if not isinstance(model, str) or not known(model):
                 return _error(protocol, 404, f"The model {str(model)[:80]!r} does not exist", "model_not_found")
-            asked = asked_of_chat(model, body) if protocol == "openai" else asked_of_messages(model, body)
+            asked = _READERS[protocol](model, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
         wait = self.options.limits.take(_account(request, model), asked.input_tokens, asked.max_tokens or 0)
         if wait is not None:
             return _turned_away(protocol, wait, self.options.limits.headers(_account(request, model), protocol))
         try:
-            prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
-            served = self.cache.begin(rules_of(model, protocol), prompt, time.monotonic())
+            served = self._served(protocol, model, body)
         except ValueError as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
         return await self._answer(request, protocol, asked, number, served)
+
+    def _served(self, protocol: str, model: str, body: JsonObject) -> Served:
+        """Raises ValueError where its marks are not allowed."""
+        if protocol == "cohere":
+            return Served()  # it has no prompt cache
+        prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+        return self.cache.begin(rules_of(model, protocol), prompt, time.time())
+
+    async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = "anthropic" if "messages" in request.path else "openai"
+        if not self._admitted(request):
+            return _error(protocol, 401, "Incorrect API key provided", "invalid_api_key")
+        try:
+            return await self.batches.handle(request)
+        except Refused as refused:
+            return _error(protocol, refused.status, str(refused), "refused")
+        except ConnectionAbortedError:
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response(status=500)
+        except (ValueError, KeyError, TypeError) as error:
+            return _error(protocol, 400, repr(error), "invalid_request_error")
 
     def _admitted(self, request: web.BaseRequest) -> bool:
         key = self.options.api_key
@@ -135,14 +171,14 @@ class SimulatedServer:
             await asyncio.sleep(self.options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             return await self._unbilled(protocol, fault)
-        self.cache.began(served, time.monotonic())
+        self.cache.began(served, time.time())
         made = answer(asked, self.options.answers)
         usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"req_{number:08d}"
         client_id = request.headers.get("x-client-request-id", "")
         await self.bill.add(asked.model, asked.text, request_id, client_id, usage, price(asked.model, usage, asked.tier))
-        reply = (completion if protocol == "openai" else message)(asked, made, request_id, usage)
-        headers = {"x-request-id" if protocol == "openai" else "request-id": request_id}
+        reply = _WRITERS[protocol](asked, made, request_id, usage)
+        headers = {"request-id" if protocol == "anthropic" else "x-request-id": request_id}
         if self.options.limits.active:
             self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
             headers |= self.options.limits.headers(_account(request, asked.model), protocol)
@@ -178,7 +214,7 @@ class SimulatedServer:
         elif kind == "wrong-model":
             reply["model"] = "another-model"
         elif kind == "no-choices":
-            reply["choices" if protocol == "openai" else "content"] = None
+            reply[{"openai": "choices", "anthropic": "content", "cohere": "message"}[protocol]] = None
         raw = orjson.dumps(reply)
         if kind in ("reset", "drip"):
             return await self._in_pieces(request, raw, headers, kind)
@@ -238,6 +274,8 @@ def _json(body: Any, status: int = 200) -> web.Response:
 
 
 def _error(protocol: str, status: int, words: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    if protocol == "cohere":
+        return web.Response(body=orjson.dumps({"message": words, "id": code}), content_type=JSON, status=status, headers=headers)
     error = {"message": words, "type": code, "param": None, "code": code} if protocol == "openai" else {"type": code, "message": words}
     body = {"error": error} if protocol == "openai" else {"type": "error", "error": error}
     return web.Response(body=orjson.dumps(body), content_type=JSON, status=status, headers=headers)
@@ -273,6 +311,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bill", type=Path, help="a file that gets one JSON line per billed call, on disk before the reply")
     parser.add_argument("--answers", type=Path, help="a JSON object: known answers by last user message")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-s", type=float, default=0.0, help="how long a batch takes")
+    parser.add_argument("--batch-window-s", type=float, default=86_400.0, help="after which its rows expire")
     parser.add_argument("--api-key", help="refuse calls with another key")
     return parser
 
@@ -299,6 +339,7 @@ def main() -> None:
             ServerOptions(
                 given.port, given.host, given.latency_ms / 1000, limits=limits, bill=given.bill,
                 answers=answers, seed=given.seed, api_key=given.api_key,
+                batches=BatchOptions(given.batch_s, given.batch_window_s),
             )
         )
     )  # fmt: skip

@@ -132,6 +132,15 @@ def asked_of_messages(model: str, body: JsonObject) -> Asked:
     return Asked(model, text, count, limit, 1, forced, form is not None)
 
 
+def asked_of_cohere(model: str, body: JsonObject) -> Asked:
+    """Reads a request of Cohere's chat: OpenAI's form but for the names of a few fields. Raises ValueError with what is wrong with it."""
+    form = body.get("response_format") or {}
+    tools = body.get("tools") or []
+    chosen: JsonObject = {"tool_choice": "required"} if body.get("tool_choice") == "REQUIRED" else {}
+    limit: JsonObject = {"max_tokens": body["max_tokens"]} if body.get("max_tokens") else {}
+    return asked_of_chat(model, {"messages": body.get("messages"), "tools": tools, "response_format": form, **chosen, **limit})
+
+
 def blocks(content: Any) -> tuple[int, str, bool]:
     if isinstance(content, str):
         return PART_TOKENS + tokens(content), content, True

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from ..schemas.answers import AnswerRecord, Source
 from ..schemas.exact import Flight, WaiterRow
+from ..schemas.record import Lane
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
-from .fingerprint import flight_id
+from .fingerprint import flight_id, unshared
 
+LONG_MS = 1_800_000
+"""Calls with less time than this are not put into a provider's batch, so nobody needs to overtake them."""
 ANSWER, FLIGHT, WAITER = b"a", b"f", b"w"
 
 
@@ -63,7 +66,14 @@ class Return:
     miss: Miss
 
 
-Decision = Hit | Share | Join | Return
+@dataclass(frozen=True, slots=True)
+class Overtake:
+    """The flight may take much longer than this request has: it flies by itself, under a fingerprint that is its own."""
+
+    lookup: Lookup
+
+
+Decision = Hit | Share | Join | Return | Overtake
 
 
 def fresh(record: AnswerRecord, now_ms: int, max_age_s: int) -> bool:
@@ -86,15 +96,38 @@ def look_up(
         return _follow(lookup, answer, flight, now_ms, by_calls_ms)
     if answer is not None and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
         return Hit(answer, redelivered=answer.owner == request.identity)
+    if flight is not None and flight.owner != request.identity and too_slow(flight, request, now_ms):
+        return Overtake(Lookup(request=_by_itself(request)))
     row = WaiterRow(waiter=waiter_of(request))
     if flight is not None and flight.owner != request.identity and by_calls_ms < flight.lease_ms:
         return Join(row, start=None, forward=None)
     if flight is None:
-        flight = Flight(flight=request.flight, owner=request.identity, lease_ms=now_ms + lease_ms, since_ms=now_ms)
+        flight = Flight(
+            flight=request.flight, owner=request.identity, lease_ms=now_ms + lease_ms, promised_ms=request.deadline_ms, since_ms=now_ms
+        )
     else:  # the owner again, or a lease that ran out: the same flight is sent again, and paid once
         flight = flight.model_copy(update={"lease_ms": now_ms + lease_ms})
         request = request.model_copy(update={"flight": flight.flight, "identity": flight.owner})
     return Join(row, start=flight, forward=Miss(request=request, since_ms=flight.since_ms))
+
+
+def too_slow(flight: Flight, request: Request, now_ms: int) -> bool:
+    """Would waiting for the flight be too long, where the call may be in a batch that takes a day?
+
+    Who has a deadline waits until then; who has none waits for others only in the batch lane.
+    """
+    if flight.promised_ms is None or flight.promised_ms - now_ms <= LONG_MS:
+        return False
+    if request.deadline_ms is None:
+        return request.lane is not Lane.BATCH
+    return request.deadline_ms < flight.promised_ms - LONG_MS
+
+
+def _by_itself(request: Request) -> Request:
+    """The same request wherever it comes again: under a fingerprint of its own."""
+    fingerprint = unshared(request.fingerprint, request.identity.key)
+    flight = flight_id(fingerprint, request.identity.key)
+    return request.model_copy(update={"fingerprint": fingerprint, "flight": flight, "shareable": False})
 
 
 def told_before(record: AnswerRecord, kept: AnswerRecord | None) -> Waiter | None:
@@ -126,7 +159,8 @@ def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     if answer is not None and own and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
         return Share(shared(answer, lookup, now_ms))
     # Of a flight without a call nobody knows whether it ends: it may be waiting for this very request.
-    if flight is not None and flight.since_ms == follow.since_ms and by_calls_ms < flight.lease_ms:
+    waits = flight is not None and flight.since_ms == follow.since_ms and by_calls_ms < flight.lease_ms
+    if flight is not None and waits and not too_slow(flight, request, now_ms):
         return Join(WaiterRow(waiter=waiter_of(request), follow=follow, request=request), start=None, forward=None)
     return Return(Miss(request=request, skip_semantic=True))
 
@@ -182,4 +216,5 @@ def take_over(request: Request, heir: Waiter, now_ms: int, lease_ms: int) -> tup
             "max_cost_pico": heir.max_cost_pico,
         }
     )
-    return Flight(flight=flight, owner=heir.identity, lease_ms=now_ms + lease_ms, since_ms=now_ms), Miss(request=mine, since_ms=now_ms)
+    started = Flight(flight=flight, owner=heir.identity, lease_ms=now_ms + lease_ms, promised_ms=heir.deadline_ms, since_ms=now_ms)
+    return started, Miss(request=mine, since_ms=now_ms)

@@ -4,14 +4,15 @@ A row is the join of the records seen so far: applying a record twice, or two re
 That is what lets a worker apply its own records when the broker acknowledges them, and again when they are read back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import orjson
 
-from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord
+from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, FlightRecord, Intent, Parked
 
 
 class State(IntEnum):
@@ -40,7 +41,7 @@ class Entry:
     """What the state machine needs of a ledger record; bodies are left out."""
 
     state: State | None
-    """None: the flight failed."""
+    """None: the flight failed, or was parked."""
     flight: str
     attempt: str
     number: int
@@ -50,9 +51,15 @@ class Entry:
     timeout_ms: int = 0
     epoch: str = ""
     model: str = ""
+    parked: int | None = None
+    """Bytes of the body, where the flight was parked; `timeout_ms` is its deadline then, 0 where it has none."""
 
     @classmethod
-    def of(cls, record: LedgerRecord) -> "Entry":
+    def of(cls, record: FlightRecord) -> "Entry":
+        if isinstance(record, Parked):
+            return cls(
+                None, record.flight, "", 0, 0, record.at_ms, record.call.request.deadline_ms or 0, "", record.model, parked=record.size
+            )
         if isinstance(record, Failure):
             return cls(None, record.flight, "", 0, 0, record.at_ms)
         if isinstance(record, Completion):
@@ -77,13 +84,12 @@ class Entry:
         return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms)
 
     @classmethod
-    def parse(cls, raw: bytes) -> list["Entry"]:
-        """Reads a packet without validating bodies: replay is bound by this. Raises `ValueError`, `KeyError` or `TypeError`."""
-        return [cls._read(fields) for fields in orjson.loads(raw)]
-
-    @classmethod
-    def _read(cls, fields: dict[str, Any]) -> "Entry":
+    def read(cls, fields: dict[str, Any]) -> "Entry":
+        """From the JSON of a flight's record. Raises `KeyError` or `TypeError`."""
         kind: str = fields["type"]
+        if kind == "parked":
+            deadline = fields["call"]["request"].get("deadline_ms") or 0
+            return cls(None, fields["flight"], "", 0, 0, fields["at_ms"], deadline, "", fields["model"], parked=fields["size"])
         if kind == "failure":
             return cls(None, fields["flight"], "", 0, 0, fields["at_ms"])
         if kind == "completion":
@@ -101,6 +107,22 @@ class Entry:
             fields["at_ms"],
             *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else ()),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A flight that the ledger owns, while it waits for a provider batch."""
+
+    offset: int
+    """Of the packet with its call."""
+    model: str
+    size: int
+    deadline_ms: int | None
+    at_ms: int
+
+    @property
+    def values(self) -> tuple[int, str, int, int | None, int]:
+        return self.offset, self.model, self.size, self.deadline_ms, self.at_ms
 
 
 @dataclass(slots=True)
@@ -138,9 +160,15 @@ class FlightRow:
     """Offset of the last failure."""
     failed_ms: int = 0
     last_ms: int = 0
+    parked: "Held | None" = None
+    """The last time that it was handed over to the ledger."""
 
     def learn(self, entry: Entry, offset: int) -> None:
         self.last_ms = max(self.last_ms, entry.at_ms)
+        if entry.parked is not None:
+            if self.parked is None or (entry.at_ms, -offset) > (self.parked.at_ms, -self.parked.offset):
+                self.parked = Held(offset, entry.model, entry.parked, entry.timeout_ms or None, entry.at_ms)
+            return
         if entry.state is None:
             # The last by its time; of one record its lowest offset, since a real one is below the one of a record yet to be read.
             if self.failed is None or (entry.at_ms, -offset) > (self.failed_ms, -self.failed):
@@ -155,6 +183,19 @@ class FlightRow:
 
     def sum(self, *states: State) -> int:
         return sum(a.pico for a in self.attempts.values() if a.state in states)
+
+    @property
+    def held(self) -> "Held | None":
+        """Set while the ledger owns the flight: it was parked, and has not ended since."""
+        parked = self.parked
+        if parked is None or self.completed is not None or (self.failed is not None and self.failed_ms >= parked.at_ms):
+            return None
+        return parked
+
+    @property
+    def open(self) -> bool:
+        """Has it an attempt without an outcome?"""
+        return any(a.state is State.OPEN for a in self.attempts.values())
 
     @property
     def certain_pico(self) -> int:
@@ -172,13 +213,15 @@ class FlightRow:
 
     def pack(self) -> bytes:
         attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch, a.model] for id_, a in self.attempts.items()]
-        return orjson.dumps([self.completed, self.answer, self.failed, self.failed_ms, self.last_ms, attempts])
+        parked = None if self.parked is None else self.parked.values
+        return orjson.dumps([self.completed, self.answer, self.failed, self.failed_ms, self.last_ms, attempts, parked])
 
     @classmethod
     def unpack(cls, raw: bytes) -> "FlightRow":
-        completed, answer, failed, failed_ms, last_ms, attempts = orjson.loads(raw)
+        completed, answer, failed, failed_ms, last_ms, attempts, *more = orjson.loads(raw)
         rows = {a[0]: Attempt(a[1], State(a[2]), *a[3:]) for a in attempts}
-        return cls(rows, completed, answer, failed, failed_ms, last_ms)
+        parked = Held(*more[0]) if more and more[0] is not None else None  # rows of earlier versions end before
+        return cls(rows, completed, answer, failed, failed_ms, last_ms, parked)
 
 
 class FlightIndex(Protocol):
@@ -190,8 +233,12 @@ class FlightIndex(Protocol):
         """What the last commit said of itself; None where there was none."""
         ...
 
-    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
-        """Rows (time of the last record in ms, packed row) and `meta`, all or nothing."""
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        """What is open: see `pipeline/held.py`."""
+        ...
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes, items: Mapping[str, bytes | None] = ...) -> None:
+        """Rows (time of the last record in ms, packed row), `items` (None: gone) and `meta`, all or nothing."""
         ...
 
     def expire(self, before_ms: int, limit: int) -> int:
@@ -208,6 +255,7 @@ class MemoryFlightIndex:
 
     def __init__(self) -> None:
         self._rows: dict[str, tuple[int, bytes]] = {}
+        self._items: dict[str, bytes] = {}
         self._meta: bytes | None = None
 
     def get(self, flight: str) -> bytes | None:
@@ -217,8 +265,16 @@ class MemoryFlightIndex:
     def meta(self) -> bytes | None:
         return self._meta
 
-    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes) -> None:
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        return iter(list(self._items.items()))
+
+    def commit(self, rows: Mapping[str, tuple[int, bytes]], meta: bytes, items: Mapping[str, bytes | None] = MappingProxyType({})) -> None:
         self._rows.update(rows)
+        for name, value in items.items():
+            if value is None:
+                self._items.pop(name, None)
+            else:
+                self._items[name] = value
         self._meta = meta
 
     def expire(self, before_ms: int, limit: int) -> int:
@@ -229,6 +285,7 @@ class MemoryFlightIndex:
 
     def clear(self) -> None:
         self._rows.clear()
+        self._items.clear()
         self._meta = None
 
     def close(self) -> None:

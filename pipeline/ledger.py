@@ -21,7 +21,8 @@ from typing import Literal
 import orjson
 
 from ..schemas.ledger import LedgerRecord
-from .flights import Attempt, Entry, FlightIndex, FlightRow, State
+from .flights import Attempt, Entry, FlightIndex, FlightRow, Held, State
+from .held import AnyEntry, BatchEntry, Holdings, entry_of
 
 OnAmbiguous = Literal["retry", "fail"]
 
@@ -128,6 +129,8 @@ class Ledger:
         self._index = index
         self._rows: dict[str, FlightRow] = {}
         self._sums = [0, 0, 0]
+        self.holdings = Holdings.load(index)
+        """What the partition owes by itself."""
         self.next_offset = 0
         """Every record below was applied, and is part of the next checkpoint: replay starts here."""
         meta = index.meta()
@@ -143,9 +146,18 @@ class Ledger:
         """Rows in memory that the next checkpoint will write."""
         return len(self._rows)
 
-    def apply(self, record: LedgerRecord | Entry, offset: int) -> None:
+    def apply(self, record: LedgerRecord | AnyEntry, offset: int) -> None:
         """Takes a durable record into account: idempotent, in any order."""
-        entry = record if isinstance(record, Entry) else Entry.of(record)
+        entry = record if isinstance(record, Entry | BatchEntry) else entry_of(record)
+        if isinstance(entry, BatchEntry):
+            batch = self.holdings.learn(entry)
+            if entry.kind in ("batch_prepared", "batch_void"):
+                for member in batch.entries():
+                    self._apply(member, offset)
+        else:
+            self._apply(entry, offset)
+
+    def _apply(self, entry: Entry, offset: int) -> None:
         row = self._rows.get(entry.flight)
         if row is None:
             # Only rows that change are held in memory: the next checkpoint writes them all.
@@ -153,6 +165,7 @@ class Ledger:
         self._book(row.attempts.get(entry.attempt), -1)
         row.learn(entry, offset)
         self._book(row.attempts.get(entry.attempt), +1)
+        self.holdings.see(entry.flight, row)
 
     def advance(self, offset: int) -> None:
         """Says that the log was read in order up to and including `offset`."""
@@ -161,7 +174,7 @@ class Ledger:
     def checkpoint(self) -> None:
         """Writes changed rows and the sums, all or nothing, and forgets the rows in memory."""
         rows = {flight: (row.last_ms, row.pack()) for flight, row in self._rows.items()}
-        self._index.commit(rows, orjson.dumps([self.next_offset, *self._sums]))
+        self._index.commit(rows, orjson.dumps([self.next_offset, *self._sums]), self.holdings.changes())
         self._rows.clear()
 
     def restart(self) -> None:
@@ -169,14 +182,30 @@ class Ledger:
         self._index.clear()
         self._rows.clear()
         self._sums, self.next_offset = [0, 0, 0], 0
+        self.holdings = Holdings()
 
     def expire(self, before_ms: int, limit: int = 2_000) -> int:
         """Drops rows whose last record is older, `limit` looked at per call. Sums keep what they hold."""
+        self.holdings.forget(before_ms)
         return self._index.expire(before_ms, limit)
 
     def answers(self, flight: str, attempt: str) -> bool:
         """Does this attempt's completion answer the flight? False: another one came first, and this one was paid in vain."""
         return self._row(flight).answer == attempt
+
+    def state(self, flight: str, attempt: str) -> State | None:
+        """What is known of the attempt; None: nothing."""
+        found = self._row(flight).attempts.get(attempt)
+        return None if found is None else found.state
+
+    def parked(self, flight: str) -> Held | None:
+        """Where its call is, whether the ledger still owns it or not."""
+        return self._row(flight).parked
+
+    def unpaid(self, flight: str) -> int | None:
+        """How many attempts were made that all certainly cost nothing; None where another kind was made."""
+        states = [a.state for a in self._row(flight).attempts.values()]
+        return len(states) if all(state is State.UNPAID for state in states) else None
 
     def spent(self, flight: str) -> tuple[int, int]:
         """Attempts begun (unpaid ones too), and their certain cost in pico-dollars."""

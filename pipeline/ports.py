@@ -1,8 +1,9 @@
 """What the pipeline asks of the world. Real parts and their fakes live side by side in `connectors/`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from ..schemas.answers import Usage
 from ..schemas.costs import CostEvent
 from ..schemas.record import JsonObject
+from .errors import EngineError
 from .models import Model
+from .provider_batch import BatchTraits
 from .rates import RateSeen
 
 Vector = NDArray[np.float32]
@@ -44,6 +47,74 @@ class Provider(Protocol):
 
         `timeout` in seconds bounds the whole call. `metadata` travels as headers where the provider takes them.
         """
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """How far a provider is with a batch."""
+
+    state: Literal["working", "ended", "failed"]
+    """failed: refused as a whole before any row was worked on, so that nothing was billed."""
+    done: int = 0
+    """Rows that have a result."""
+    failed: int = 0
+    """Rows that have an error; of `done` not a part."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What became of one row: an answer, or the error that a call would have ended with."""
+
+    custom_id: str
+    result: ProviderReply | EngineError
+
+
+class BatchProvider(Protocol):
+    """One provider's batches: half the price, an answer within a day. No retries of its own.
+
+    Every method raises `Rejected` or `Unavailable`, and `create` also `Ambiguous`; nothing else.
+    """
+
+    traits: BatchTraits
+
+    def line(self, model: Model, custom_id: str, body: Mapping[str, Any]) -> bytes:
+        """One row of the file, without its line end. `custom_id`: letters, digits, `_` and `-`, 64 at most.
+
+        Raises `Rejected` for what the provider can't be asked.
+        """
+        ...
+
+    async def upload(self, key: str, path: Path) -> str:
+        """Hands the file over; free of charge and without effect until `create`. The id of the file, or an empty text."""
+        ...
+
+    async def create(self, key: str, file_id: str, path: Path, *, timeout: float) -> str:
+        """Begins the batch; its id. From here on it costs money."""
+        ...
+
+    async def find(self, key: str, file_id: str, prepared_ms: int, rows: int) -> str | None:
+        """The id of the batch whose submission nobody saw the end of; None where it certainly was not begun.
+
+        Raises `Unavailable` where that can't be told yet.
+        """
+        ...
+
+    async def status(self, batch_id: str) -> BatchStatus: ...
+
+    def results(self, model: Model, batch_id: str) -> AsyncIterator[RowResult]:
+        """All rows of a batch that has ended, in any order. Rows that were not worked on come as `Unavailable`, or not at all."""
+        ...
+
+    async def cancel(self, batch_id: str) -> None:
+        """Asks for an early end; rows that are done stay done, and are billed."""
+        ...
+
+    async def forget(self, batch_id: str, file_id: str) -> None:
+        """Deletes what the provider keeps of it. Either id may be empty; what is gone already is fine."""
         ...
 
     async def close(self) -> None: ...

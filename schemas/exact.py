@@ -12,6 +12,8 @@ class Flight(Record):
     owner: Identity
     lease_ms: int
     """Whoever asks after this time sends the flight on its way again, under the same id."""
+    promised_ms: int | None = None
+    """The deadline of whom it flies for: so long it may take, since it may be in a provider's batch."""
     since_ms: int = 0
     """When it took off; with its fingerprint this names the flight, since the same id may fly again later."""
 

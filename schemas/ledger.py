@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
-from .requests import Request
+from .requests import Call, Request
 
 Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
 """`hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
@@ -113,5 +113,77 @@ class Charged(Record):
     at_ms: int
 
 
-LedgerRecord = Annotated[Intent | Completion | Ambiguous | Unpaid | Failure | Charged, Field(discriminator="type")]
+class Parked(Record):
+    """A call that waits for a provider batch. From here on the ledger owns it, and the packet that brought it is acknowledged."""
+
+    type: Literal["parked"] = "parked"
+    v: int = SCHEMA_VERSION
+    flight: str
+    call: Call
+    model: str
+    """The model whose batch it waits for."""
+    size: int
+    """Bytes of its body."""
+    at_ms: int
+
+
+class BatchPrepared(Record):
+    """Written, fenced and awaited, before a batch is submitted: the intent of each of its rows."""
+
+    type: Literal["batch_prepared"] = "batch_prepared"
+    v: int = SCHEMA_VERSION
+    batch: str
+    """Key of the batch. The id of a row's attempt, and its custom_id at the provider, is this, a dash, and its place in `members`."""
+    provider: str
+    model: str
+    members: tuple[tuple[str, int, int], ...]
+    """(flight, number of the attempt, cap in pico-dollars)."""
+    file_sha256: str
+    file_bytes: int
+    file_id: str = ""
+    """Of the file at the provider, where it was handed over before."""
+    reserved_pico: int
+    """The caps of all members together."""
+    epoch: str
+    at_ms: int
+    submit_ms: int
+    """After `at_ms + submit_ms` no submission of it can reach the provider any more."""
+    timeout_ms: int
+    """After `at_ms + timeout_ms` no row of it can be answered any more."""
+
+
+class BatchSubmitted(Record):
+    """The provider has the batch. Never fenced: the money is as good as spent."""
+
+    type: Literal["batch_submitted"] = "batch_submitted"
+    v: int = SCHEMA_VERSION
+    batch: str
+    provider_id: str
+    at_ms: int
+
+
+class BatchVoid(Record):
+    """The provider certainly does not work on the batch: none of its rows costs anything."""
+
+    type: Literal["batch_void"] = "batch_void"
+    v: int = SCHEMA_VERSION
+    batch: str
+    reason: str
+    at_ms: int
+
+
+class BatchClosed(Record):
+    """Every row has its outcome, and the provider's files are deleted."""
+
+    type: Literal["batch_closed"] = "batch_closed"
+    v: int = SCHEMA_VERSION
+    batch: str
+    at_ms: int
+
+
+FlightRecord = Intent | Completion | Ambiguous | Unpaid | Failure | Charged | Parked
+"""Records of one flight."""
+BatchRecord = BatchPrepared | BatchSubmitted | BatchVoid | BatchClosed
+"""Records of a provider batch."""
+LedgerRecord = Annotated[FlightRecord | BatchRecord, Field(discriminator="type")]
 ledger_adapter: TypeAdapter[LedgerRecord] = TypeAdapter(LedgerRecord)

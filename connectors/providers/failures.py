@@ -61,7 +61,8 @@ def failure(provider: str, key_setting: str, status: int, headers: Mapping[str, 
 def _said(raw: bytes) -> tuple[str | None, str]:
     """The provider's own code and words, short, and without anything that looks like a key."""
     try:
-        error = orjson.loads(raw)["error"]
+        reply = orjson.loads(raw)
+        error = reply.get("error", reply)  # Cohere says it without a wrapper
         words, code = str(error["message"]), error.get("code") or error.get("type")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         words, code = raw[:200].decode("utf-8", "replace").strip(), None

@@ -48,7 +48,7 @@ class OpenAISdkProvider:
                 "openai", "OPENAI_API_KEY", error.status_code, error.response.headers, error.response.content, time.time()
             ) from None
         except openai.APIConnectionError as error:
-            raise _not_answered("openai", error) from None
+            raise not_answered("openai", error) from None
         reply = loads("openai", raw.http_response.content)
         request_id = raw.headers.get("x-request-id") or str(reply.get("id") or "")
         return read_completion("openai", model.provider_model, reply, request_id, reply.get("service_tier"))
@@ -86,7 +86,7 @@ class AnthropicSdkProvider:
                 "anthropic", "ANTHROPIC_API_KEY", error.status_code, error.response.headers, error.response.content, time.time()
             ) from None
         except anthropic.APIConnectionError as error:
-            raise _not_answered("anthropic", error) from None
+            raise not_answered("anthropic", error) from None
         reply = loads("anthropic", raw.http_response.content)
         return read_reply(model, request, reply, raw.headers.get("request-id"), int(time.time()))
 
@@ -94,7 +94,7 @@ class AnthropicSdkProvider:
         await self._client.close()
 
 
-def _not_answered(provider: str, error: BaseException) -> EngineError:
+def not_answered(provider: str, error: BaseException) -> EngineError:
     """By the transport's own error: not connected is certain, all else is not."""
     import httpx2
 

@@ -46,7 +46,7 @@ class SimulatedProvider:
         try:
             asked = asked_of_chat(model.provider_model, body)
             rules = Rules("automatic" if model.prompt_cache == "keyed" else model.prompt_cache, model.prompt_cache_min_tokens)
-            served = self.cache.begin(rules, prompt_of_chat(model.provider_model, body), time.monotonic())
+            served = self.cache.begin(rules, prompt_of_chat(model.provider_model, body), time.time())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Rejected(f"simulated refused the request (400: {error}); nothing was billed", code="provider_rejected") from None
         fault = self.faults.pick(asked.text)
@@ -54,7 +54,7 @@ class SimulatedProvider:
             await asyncio.sleep(self._options.latency_s)
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             await _unbilled(fault, timeout)
-        self.cache.began(served, time.monotonic())
+        self.cache.began(served, time.time())
         made = answer(asked, self._options.answers)
         usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"sim-{next(self._numbers):08d}"

@@ -112,12 +112,12 @@ class Worker:
     async def run(self, call: Call, lane: Lane = Lane.STANDARD) -> None:
         await self.start(call, lane)
 
-    async def feed(self) -> None:
+    async def feed(self, every_s: float = 0.1) -> None:
         """Reads the topic, as the respond stage does, forever."""
         offset = 0
         while True:
             if offset >= await self.world.topic.end(0):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(every_s)
                 continue
             offset += 1
             try:

@@ -18,7 +18,16 @@ from inference_engine.connectors.kafka_admin import create_topics, topic_specs
 from inference_engine.connectors.simulation import Asked, answer
 from inference_engine.connectors.state_file import ChildState, read_state
 from inference_engine.schemas import packets
-from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Intent, LedgerRecord
+from inference_engine.schemas.ledger import (
+    Ambiguous,
+    BatchClosed,
+    BatchPrepared,
+    BatchVoid,
+    Charged,
+    Completion,
+    Intent,
+    LedgerRecord,
+)
 from inference_engine.schemas.responses import ResponseLine
 from inference_engine.schemas.topics import Topics
 
@@ -152,8 +161,14 @@ class Accounts:
 
     @property
     def open(self) -> set[str]:
-        """Attempts without an outcome."""
+        """Attempts without an outcome, those of rows of batches left out."""
         return {r.attempt for r in self.intents} - {r.attempt for r in self.records if not isinstance(r, Intent) and hasattr(r, "attempt")}
+
+    @property
+    def open_batches(self) -> set[str]:
+        """Batches that are neither closed nor void."""
+        over = {r.batch for r in self.records if isinstance(r, BatchClosed | BatchVoid)}
+        return {r.batch for r in self.records if isinstance(r, BatchPrepared)} - over
 
 
 @dataclass

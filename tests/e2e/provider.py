@@ -101,6 +101,10 @@ class Provider:
         """No more faults."""
         self._ask("/_faults", "DELETE")
 
+    def files(self) -> list[str]:
+        """Ids of the files that it keeps."""
+        return [str(file["id"]) for file in self._ask("/v1/files", "GET")["data"]]
+
     def summary(self) -> dict[str, Any]:
         return self._ask("/_bill", "GET")
 

@@ -102,3 +102,5 @@ class Evidence:
     canaries: Mapping[str, str] = field(default_factory=dict)
     """Tenant -> the word that stands in each of its prompts, and nowhere else."""
     max_attempts: int = 3
+    files: tuple[str, ...] = ()
+    """Of batches, that the provider still has."""

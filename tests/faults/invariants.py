@@ -8,7 +8,7 @@ intended        every line of the bill has an intent
 bounded         billed calls of a flight <= 1 + its attempts that are known to have failed, and <= max_attempts
 after_the_end   no intent behind a completion
 money           certain <= bill <= certain + caps of the ambiguous; equal where nothing was ambiguous
-settled         no attempt is left open
+settled         no attempt is left open, and no batch: its files are deleted
 stored          the cost store holds what the ledger holds, and one `answer` row for a request
 apart           no vector and no group holds another tenant's prompt
 limited         no more calls at once than the permits allow, and no more memory than a worker may take
@@ -21,7 +21,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from inference_engine.connectors.simulation import answer, asked_of_chat
-from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
+from inference_engine.pipeline.held import attempt_of
+from inference_engine.schemas.ledger import (
+    Ambiguous,
+    BatchClosed,
+    BatchPrepared,
+    BatchVoid,
+    Charged,
+    Completion,
+    Failure,
+    Intent,
+    LedgerRecord,
+    Parked,
+    Unpaid,
+)
 from inference_engine.schemas.responses import ResponseLine
 
 from .evidence import Asked, Evidence
@@ -47,6 +60,8 @@ class Books:
     ambiguous: Mapping[str, Ambiguous]
     """Attempts that were booked as ambiguous and never turned out to be answered."""
     open: Mapping[str, Intent]
+    batches: frozenset[str]
+    """Keys of the batches that were neither closed nor found void."""
 
     @property
     def certain(self) -> int:
@@ -60,14 +75,31 @@ class Books:
 def books(evidence: Evidence) -> Books:
     """Each attempt once, however often its records were written."""
     records = [placed.member for placed in evidence.ledger]
-    intents = {r.attempt: r for r in records if isinstance(r, Intent)}
+    intents = {i.attempt: i for r in records for i in intents_of(r)}
     completions = {r.attempt: r for r in records if isinstance(r, Completion)}
     charged = {r.attempt: r for r in records if isinstance(r, Charged)}
     known = completions.keys() | charged.keys()
     ambiguous = {r.attempt: r for r in records if isinstance(r, Ambiguous) and r.attempt not in known}
     unpaid = {r.attempt for r in records if isinstance(r, Unpaid)}
+    void = {r.batch for r in records if isinstance(r, BatchVoid)}
+    unpaid |= {i.attempt for r in records if isinstance(r, BatchPrepared) and r.batch in void for i in intents_of(r)}
     done = known | ambiguous.keys() | unpaid
-    return Books(intents, completions, charged, ambiguous, {a: i for a, i in intents.items() if a not in done})
+    over = void | {r.batch for r in records if isinstance(r, BatchClosed)}
+    batches = frozenset(r.batch for r in records if isinstance(r, BatchPrepared) and r.batch not in over)
+    return Books(intents, completions, charged, ambiguous, {a: i for a, i in intents.items() if a not in done}, batches)
+
+
+def intents_of(record: LedgerRecord) -> list[Intent]:
+    """What the record intends to pay for: a batch that is prepared, each of its rows."""
+    if isinstance(record, Intent):
+        return [record]
+    if not isinstance(record, BatchPrepared):
+        return []
+    return [
+        Intent(flight=flight, attempt=attempt_of(record.batch, place), number=number, model=record.model, cap_pico=cap,
+               epoch=record.epoch, at_ms=record.at_ms, timeout_ms=record.timeout_ms)
+        for place, (flight, number, cap) in enumerate(record.members)
+    ]  # fmt: skip
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -148,7 +180,7 @@ def committed(evidence: Evidence) -> Found:
     lookups = {(p.member.tenant, p.member.job, p.member.custom_id): (p.topic, p.partition, p.offset) for p in reversed(evidence.lookups)}
     ended: dict[str, tuple[str, int, int]] = {}
     for p in evidence.ledger:
-        if isinstance(p.member, Completion | Failure):
+        if isinstance(p.member, Completion | Failure | Parked):  # ended, or the ledger's own from there on
             ended.setdefault(p.member.flight, (p.topic, p.partition, p.offset))
     for at in evidence.snapshots:
         for request in evidence.requests:
@@ -170,7 +202,7 @@ def _by_then(place: tuple[str, int, int] | None, ends: Mapping[tuple[str, int], 
 
 
 def intended(evidence: Evidence) -> Found:
-    intents = {p.member.attempt for p in evidence.ledger if isinstance(p.member, Intent)}
+    intents = {i.attempt for p in evidence.ledger for i in intents_of(p.member)}
     for line in evidence.bill:
         if line.attempt not in intents:
             yield f"bill {line.request_id} ({line.pico} pico) names the attempt {line.attempt!r}, which has no intent"
@@ -200,8 +232,9 @@ def after_the_end(evidence: Evidence) -> Found:
         record: LedgerRecord = placed.member
         if isinstance(record, Completion) and record.purpose == "answer":
             ended.add(record.flight)
-        elif isinstance(record, Intent) and record.purpose == "answer" and record.flight in ended:
-            yield f"attempt {record.attempt} of flight {record.flight[:12]} was intended after its completion (offset {placed.offset})"
+        for intent in intents_of(record):
+            if intent.purpose == "answer" and intent.flight in ended:
+                yield f"attempt {intent.attempt} of flight {intent.flight[:12]} was intended after its completion (offset {placed.offset})"
 
 
 def unexplained(evidence: Evidence) -> int:
@@ -228,6 +261,10 @@ def money(evidence: Evidence) -> Found:
 def settled(evidence: Evidence) -> Found:
     for attempt, intent in books(evidence).open.items():
         yield f"attempt {attempt} of flight {intent.flight[:12]} was left open: nobody will book its cap of {intent.cap_pico} pico"
+    for batch in books(evidence).batches:
+        yield f"batch {batch} was left open: its files are at the provider"
+    for name in evidence.files:
+        yield f"the file {name} was left at the provider"
 
 
 def stored(evidence: Evidence) -> Found:

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from inference_engine.connectors.crash_points import POINTS
+from inference_engine.connectors.crash_points import OF_BATCHES, POINTS
 
 from ..e2e.waiting import until
 from .play import Fault, Play, Scene
@@ -155,7 +155,7 @@ def recovery_that_hangs(scene: Scene) -> None:
 
 
 KILLS = (
-    *(Fault(f"crash at {point}", at(point)) for point in POINTS),
+    *(Fault(f"crash at {point}", at(point)) for point in POINTS if point not in OF_BATCHES),
     Fault("random kills", random_kills, seeded=True),
     Fault("zombie", zombie, seeded=True),
     Fault("zombie, its successor killed", zombie_and_successor, latency_ms=400, seeded=True),

@@ -39,6 +39,8 @@ class Fault:
     """What must hold besides the invariants; says what is wrong."""
     settings: Mapping[str, str] = field(default_factory=dict)
     latency_ms: int = 100
+    batch_s: float = 0.0
+    """How long the provider takes for a batch."""
     drain_s: float = 120.0
     """Within this every id has its response after the last fault."""
     breaks_broker: bool = False
@@ -79,7 +81,7 @@ def home(kept: Path | None, name: str) -> Iterator[Path]:
 def run(fault: Fault, seed: int, brokers: str, broker: Broker | None, kept: Path | None = None) -> Outcome:
     """Raises AssertionError where the fault could not be provoked."""
     with home(kept, f"{fault.name}-{seed}".replace(":", "-").replace(" ", "-")) as folder:
-        stage = Stage.create(brokers, folder, seed=seed, latency_ms=fault.latency_ms, **fault.settings)
+        stage = Stage.create(brokers, folder, seed=seed, latency_ms=fault.latency_ms, batch_s=fault.batch_s, **fault.settings)
         try:
             scene = Scene(stage, broker)
             fault.play(scene)

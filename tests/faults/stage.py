@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from inference_engine.agents.names import app_id
 from inference_engine.connectors.state_file import read_state
 from inference_engine.schemas import packets
+from inference_engine.schemas.ledger import BatchPrepared
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Identity
 
@@ -66,9 +67,9 @@ class Stage:
     _kept: tuple[Stored, ...] | None = None
 
     @classmethod
-    def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, **settings: str) -> "Stage":
+    def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, batch_s: float = 0, **settings: str) -> "Stage":
         folder.mkdir(parents=True, exist_ok=True)
-        provider = Provider(folder, "--latency-ms", str(latency_ms), "--seed", str(seed))
+        provider = Provider(folder, "--latency-ms", str(latency_ms), "--seed", str(seed), "--batch-s", str(batch_s))
         provider.start()
         name = f"f-{os.urandom(5).hex()}."
         try:
@@ -277,6 +278,7 @@ class Stage:
             return float("inf")
         took = time.monotonic() - begin
         until(self._idle, "the workers have committed all that there is", within_s=60)
+        until(self._no_batches, "no batch is open", within_s=120)
         if self.sink is not None and self._kept is None:
             until(self._stored_all, "the sink has stored all costs", within_s=60)
         return took
@@ -284,6 +286,9 @@ class Stage:
     def _idle(self) -> bool:
         now = self.snapshot()
         return all(now.committed.get(tp, 0) >= end for tp, end in now.ends.items() if tp[0] in self.worked)
+
+    def _no_batches(self) -> bool:
+        return not self.engine.ledger().open_batches
 
     def _stored_all(self) -> bool:
         group = f"{self.engine.prefix}inference-engine-sink"
@@ -380,7 +385,15 @@ class Stage:
             secrets=(SECRET,),
             canaries={tenant: self.canary(tenant) for tenant in TENANTS},
             max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
+            files=self._files(),
         )
+
+    def _files(self) -> tuple[str, ...]:
+        """What was uploaded and prepared; a file whose worker died in between is not known to anybody, and expires."""
+        prepared = {r.file_id for placed in self._members(self.engine.topics.ledger, packets.ledger)
+                    if isinstance(r := placed.member, BatchPrepared)}  # fmt: skip
+        listed = self.provider.files() if prepared else []
+        return tuple(name for name in listed if name in prepared or name.startswith(("file-out", "file-err")))
 
     def _allowed_in_flight(self) -> int | None:
         """Of all workers that were ever started: the calls of a dead one stay with the provider for a while, those that a living one gave

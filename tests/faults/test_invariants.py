@@ -7,7 +7,7 @@ import pytest
 
 from inference_engine.connectors.simulation import answer, asked_of_chat
 from inference_engine.schemas.answers import Answer, Usage, VectorRecord
-from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Intent, LedgerRecord
+from inference_engine.schemas.ledger import Ambiguous, BatchPrepared, Charged, Completion, Intent, LedgerRecord
 from inference_engine.schemas.requests import Call, Identity, Request, Route
 from inference_engine.schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart
 
@@ -61,6 +61,14 @@ def ambiguous(question: Asked, number: int = 1) -> Ambiguous:
     return Ambiguous(
         flight=of.flight, attempt=of.attempt, number=number, model="m", cap_pico=CAP, reason="cut", request=owned(question), at_ms=NOW
     )
+
+
+def batch(question: Asked) -> BatchPrepared:
+    members = ((owned(question).flight, 2, CAP),)
+    return BatchPrepared(
+        batch="b", provider="openai", model="m", members=members, file_sha256="", file_bytes=1, reserved_pico=CAP, epoch="e", at_ms=NOW,
+        submit_ms=1, timeout_ms=1,
+    )  # fmt: skip
 
 
 def bill(question: Asked, number: int = 1, pico: int = PAID) -> Billed:
@@ -151,6 +159,9 @@ DOCTORED: list[tuple[str, str, Doctor]] = [
     ("money", "None on the bill", lambda e: replace(e, bill=e.bill[1:])),
     ("money", "above its cap", lambda e: replace(e, bill=(e.bill[0], bill(TWO, pico=CAP + 1), e.bill[2]))),
     ("settled", "left open", ledger(intent(ONE), completion(ONE), intent(TWO), intent(TWO, 2), completion(TWO, 2))),
+    ("settled", "batch b was left open", lambda e: replace(e, ledger=(*e.ledger, *placed(batch(ONE))), stored=None, snapshots=())),
+    ("settled", "the file f was left", lambda e: replace(e, files=("f",))),
+    ("after_the_end", "after its completion", ledger(intent(ONE), completion(ONE), batch(ONE))),
     ("stored", "the cost store has", lambda e: replace(e, stored=(e.stored or ())[1:])),
     ("stored", "caps", lambda e: replace(e, stored=(e.stored or ())[:2])),
     ("stored", "2 rows of an answer", lambda e: replace(e, stored=(*(e.stored or ()), (e.stored or ())[0]))),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from inference_engine.pipeline.exact import (
     Hit,
     Join,
+    Overtake,
     Return,
     Share,
     answer_key,
@@ -19,6 +20,7 @@ from inference_engine.pipeline.exact import (
 )
 from inference_engine.schemas.answers import AnswerRecord, Source
 from inference_engine.schemas.exact import Flight
+from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Follow, Lookup, Request
 
 from .support import NOW, answer, identity, request
@@ -165,3 +167,60 @@ def test_what_was_taken_by_similarity_is_not_passed_on_by_similarity() -> None:
     taken = shared(stored(first), Lookup(request=second, follow=follow(first)), NOW)
     decision = look_up(Lookup(request=third, follow=follow(second)), taken, None, NOW, LEASE)
     assert isinstance(decision, Return)
+
+
+HOUR_MS = 3_600_000
+
+
+def patient(custom_id: str = "slow", hours: int = 24) -> Request:
+    return request(who=identity(custom_id)).model_copy(update={"deadline_ms": NOW + hours * HOUR_MS})
+
+
+def in_a_batch(owner: Request) -> Flight:
+    decision = look_up(Lookup(request=owner), None, None, NOW, LEASE)
+    assert isinstance(decision, Join)
+    assert decision.start is not None
+    return decision.start
+
+
+def test_who_is_in_a_hurry_does_not_wait_for_a_flight_that_has_a_day() -> None:
+    flight = in_a_batch(patient())
+    hurried = request(who=identity("quick"))
+    for later_ms in (0, LEASE + 1):  # the lease of a batch runs out long before it ends
+        decision = look_up(Lookup(request=hurried), None, flight, NOW + later_ms, LEASE)
+        assert isinstance(decision, Overtake)
+        alone = decision.lookup.request
+        assert (alone.identity, alone.body, alone.shareable) == (hurried.identity, hurried.body, False)
+        assert alone.fingerprint != hurried.fingerprint
+        assert alone.flight not in (hurried.flight, flight.flight)
+        # It comes again as the same, and its own flight is one that it can wait for.
+        again = look_up(Lookup(request=hurried), None, flight, NOW + later_ms, LEASE)
+        assert again == decision
+        assert isinstance(look_up(decision.lookup, None, None, NOW, LEASE), Join)
+
+
+def test_who_has_as_much_time_waits_for_it() -> None:
+    flight = in_a_batch(patient())
+    for asked in (
+        patient("same"),
+        patient("more", hours=48),
+        request(who=identity("bulk")).model_copy(update={"lane": Lane.BATCH}),
+    ):
+        assert isinstance(look_up(Lookup(request=asked), None, flight, NOW, LEASE), Join)
+    decision = look_up(Lookup(request=patient("less", hours=2)), None, flight, NOW, LEASE)
+    assert isinstance(decision, Overtake)
+
+
+def test_a_flight_that_ends_soon_anyway_is_waited_for() -> None:
+    flight = in_a_batch(patient(hours=24))
+    asked = request(who=identity("quick"))
+    assert isinstance(look_up(Lookup(request=asked), None, flight, NOW + 24 * HOUR_MS - 1_800_000, LEASE), Join)
+    assert isinstance(look_up(Lookup(request=asked), None, in_a_batch(request()), NOW, LEASE), Join)
+
+
+def test_a_follower_in_a_hurry_goes_its_own_way() -> None:
+    source = patient()
+    asked = request("What is a tomcat?", who=identity("quick"))
+    decision = look_up(Lookup(request=asked, follow=follow(source)), None, in_a_batch(source), NOW, LEASE)
+    assert isinstance(decision, Return)
+    assert decision.miss.skip_semantic
