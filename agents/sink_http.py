@@ -18,14 +18,17 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _MOST_SECONDS = 600.0
 
 
-def sink_app(store: Callable[[], CostStore], caught_up: CaughtUp, health: Callable[[], dict[str, Any]]) -> web.Application:
-    """Routes `POST /sql`, `POST /caught_up` and `GET /health`.
+def sink_app(
+    store: Callable[[], CostStore], caught_up: CaughtUp, fresh: Callable[[], Awaitable[None]], health: Callable[[], dict[str, Any]]
+) -> web.Application:
+    """Routes `POST /sql`, `POST /caught_up` and `GET /health`. `fresh` is awaited before each question.
 
     `store` raises `Unavailable` while there is none. Errors are `{"error": {"code", "message"}}`: 400 for the asker's, 503 for ours.
     """
 
     async def sql(request: web.Request) -> web.Response:
         text, parameters = await _question(request)
+        await fresh()
         columns, rows = await asyncio.to_thread(lambda: store().query(text, parameters))
         return web.Response(body=await asyncio.to_thread(encode_result, columns, rows), content_type="application/json")
 

@@ -1,6 +1,7 @@
 """The sink process: from the `costs` topic into the cost store, which it owns and answers SQL for."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from ..connectors.clickhouse import ClickHouseStore, open_embedded, open_server
@@ -26,6 +28,7 @@ from .sink_http import sink_app
 
 PACKETS_AT_ONCE = 128
 POLL_S = 0.02
+FRESH_S = 5.0
 DRAIN_S = 3.0
 """A batch that is being stored ends within this; where the store is down the rest is delivered again."""
 
@@ -73,7 +76,7 @@ async def _run(options: SinkOptions, stores: "_LazyStore", stop: asyncio.Event) 
     app = create_app(options.group, options.brokers, options.folder.child_data("sink"), store="memory", drain_s=DRAIN_S)
     bind_sink(app, topics, sink)
     progress = _Progress(app, topics.costs, sink)
-    runner = web.AppRunner(sink_app(stores.get, progress.wait_for, progress.health))
+    runner = web.AppRunner(sink_app(stores.get, progress.wait_for, progress.fresh, progress.health))
     try:
         port = await _listen(runner, options.port)
         announcing = asyncio.create_task(_announce(app, options.state_file, port))
@@ -151,6 +154,15 @@ class _Progress:
             # Positions are the consumer's own and announce nothing: they are looked at.
             await asyncio.sleep(POLL_S)
         return behind
+
+    async def fresh(self) -> None:
+        """Returns when what stood in the topic before is stored: whoever asks right after a job would miss its last half second. After
+        `FRESH_S` the question is answered from what is there."""
+        held = [tp for tp in self._app.lowest_unfinished() if tp.topic == self._topic]
+        with contextlib.suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(FRESH_S):
+                ends = await self._app.consumer_of_records.highwaters(*held)
+                await self.wait_for({tp.partition: end for tp, end in ends.items()}, FRESH_S)
 
     def health(self) -> dict[str, Any]:
         """Of `GET /health`."""

@@ -78,8 +78,8 @@ class Throttle:
         return SMALL_PACKET if self._meet else MAX_MEMBERS
 
     def at_once(self, few: int) -> int:
-        """What begins in one pass of the event loop: `few` where the batch lane and somebody urgent meet, else many. A job on its own took a third
-        longer in small steps, since its packets then hold less."""
+        """What begins in one pass of the event loop: `few` where the batch lane and somebody urgent meet, else many. A job on its own took
+        a third longer in small steps, since its packets then hold less."""
         return few if self._meet else MANY
 
     @property

@@ -166,6 +166,16 @@ async def test_a_packet_that_can_never_be_stored_becomes_a_dead_letter_and_the_r
     assert b"'2'" in by_value[huge]["error.message"]
 
 
+async def test_a_question_is_answered_from_all_that_was_produced_before_it(
+    kafka: str, topics: Topics, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Nobody waits for the sink: right after a job `sql` shows the whole job."""
+    async with running(options_for(kafka, topic_prefix, tmp_path)) as sink:
+        for number in range(1, 6):
+            await produce(kafka, topics.costs, [(number % PARTITIONS, packets.costs.encode([event(str(number), 5)]))])
+            assert await ask(sink, "SELECT count() FROM cost_events") == [(number,)]
+
+
 async def test_the_door_answers_sql_and_refuses_the_rest_clearly(kafka: str, topics: Topics, topic_prefix: str, tmp_path: Path) -> None:
     ends = await produce(kafka, topics.costs, [(0, packets.costs.encode([event("1", 5)]))])
     async with running(options_for(kafka, topic_prefix, tmp_path)) as sink:

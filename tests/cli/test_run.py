@@ -123,7 +123,7 @@ def test_killed_at_random_moments_it_goes_on_and_ends_complete_and_in_order(kafk
     target = tmp_path / "answers.jsonl"
     command = [sys.executable, "-m", "tests.cli.run_alone", kafka, topics.prefix, str(source), str(target)]
     chance = random.Random(11)
-    with FakeEngine(kafka, topics, shuffle=True, twice=0.1, delay_s=0.03) as engine:
+    with FakeEngine(kafka, topics, shuffle=True, twice=0.1, delay_s=0.3) as engine:
         kills = 0
         while kills < 5:
             process = subprocess.Popen(command, stderr=subprocess.PIPE)
