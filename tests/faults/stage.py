@@ -264,6 +264,12 @@ class Stage:
         now = self.snapshot()
         return sum(now.committed.get((self.engine.topics.requests, p), 0) for p in range(PARTITIONS))
 
+    def all_called(self) -> bool:
+        """Does everything that was asked lie on the topics of calls, or behind them?"""
+        now, topics = self.snapshot(), self.engine.topics
+        before = {topics.requests, topics.bulk_requests, topics.lookups, topics.bulk_lookups, *map(topics.misses, Lane)}
+        return all(now.committed.get(at, 0) >= end for at, end in now.ends.items() if at[0] in before)
+
     def until_called(self, calls: int) -> None:
         """Returns once so many calls have been intended and have no outcome."""
         until(lambda: len(self.engine.ledger().open) >= calls, f"{calls} calls are under way")
