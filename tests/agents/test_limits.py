@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from inference_engine.agents.limits import Limits
+from inference_engine.pipeline.breaker import BreakerPolicy
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
@@ -270,7 +271,8 @@ def test_a_model_that_failed_five_times_rests_and_is_tried_by_one_call() -> None
         assert not one.rests(MODEL)
         return begun
 
-    assert run(main())[5:] == [10, 11, 11, 11, 11]
+    rest = BreakerPolicy().rest_s
+    assert run(main())[5:] == [5 + rest, *[6 + rest] * 4]
 
 
 def test_a_try_that_is_called_off_does_not_shut_the_model_for_good() -> None:
