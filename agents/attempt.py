@@ -224,11 +224,12 @@ class Attempt:
             spent_pico=spent + paid,
             at_ms=self.p.now(),
         )
-        if len(packets.ledger.encode_one(record)) > self.p.settings.max_record_bytes:
+        encoded = packets.ledger.encode_one(record)
+        if len(encoded) > self.p.settings.max_record_bytes:
             too_large = ChargedError("the answer is larger than a record of the ledger can be", usage=reply.usage, code="answer_too_large")
             await self._charged(too_large, reply.usage, intent.at_ms)
             return Tried("give_up", too_large)
-        await self._book(record)
+        await self._book(record, encoded)
         crash_at("after_completion")
         return Tried("done")
 
@@ -274,5 +275,5 @@ class Attempt:
         )
         return after(error)
 
-    async def _book(self, record: LedgerRecord) -> None:
-        await self.p.ledger.book(self.owned.partition, record, WAIT_S[self.lane])
+    async def _book(self, record: LedgerRecord, encoded: bytes | None = None) -> None:
+        await self.p.ledger.book(self.owned.partition, record, WAIT_S[self.lane], encoded)

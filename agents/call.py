@@ -381,12 +381,14 @@ class _Payment:
         ends = [] if self._request.deadline_ms is None else [self._request.deadline_ms]
         if self._error is not None:
             ends.append(self._since_ms + int(self._p.settings.give_up_s * 1000) + 1)
-        timeout = max(0, min(ends) - now) / 1000 if ends else None
         tokens, output = estimate_tokens(model, body), estimate_output(model, body)
+        acquired = self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
         try:
             with self._steps.in_queue():
-                async with asyncio.timeout(timeout):
-                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
+                if not ends:
+                    return await acquired
+                async with asyncio.timeout(max(0, min(ends) - now) / 1000):
+                    return await acquired
         except TimeoutError:
             return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from ..connectors.data_folder import DataFolder
-from ..connectors.garbage import look_less_often
+from ..connectors.heap import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import allow_open_files, end_within
 from ..connectors.providers import build_batches, build_providers

@@ -10,19 +10,19 @@ class EvictionKeeper:
         share = None if max_bytes is None else max(1, max_bytes // partitions)
         self._policy = policy
         self._limits = Limits(max_entries=-(-max_entries // partitions), max_bytes=share)
-        self._indexes: dict[int, EvictionIndex] = {}
+        self._indexes: dict[int, EvictionIndex[bytes]] = {}
 
     def insert(self, partition: int, key: bytes, size: int, saved_pico: int, now_ms: int) -> list[bytes]:
         """Returns the keys that have to go."""
         index = self._indexes.get(partition)
         if index is None:
             index = self._indexes[partition] = EvictionIndex(self._policy, self._limits)
-        return [bytes.fromhex(k) for k in index.put(key.hex(), size, saved_pico)]
+        return index.put(key, size, saved_pico)
 
     def touch(self, partition: int, key: bytes, now_ms: int) -> None:
         index = self._indexes.get(partition)
         if index is not None:
-            index.touch(key.hex())
+            index.touch(key)
 
     def drop(self, partition: int) -> None:
         self._indexes.pop(partition, None)

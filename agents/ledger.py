@@ -327,14 +327,15 @@ class LedgerStage:
         owned.ledger.apply(intent, offset)
         owned.check()
 
-    async def book(self, partition: int, record: LedgerRecord, wait_s: float) -> None:
+    async def book(self, partition: int, record: LedgerRecord, wait_s: float, encoded: bytes | None = None) -> None:
         """Returns when the outcome is durable, however long the broker is away: the money is spent already.
 
-        Not fenced: a worker that lost the partition still owes it what its calls cost.
+        Not fenced: a worker that lost the partition still owes it what its calls cost. `encoded`: the record, where that is known.
         """
+        data = packets.ledger.encode_one(record) if encoded is None else encoded
         while True:
             try:
-                offset = await asyncio.shield(self._packer.put(partition, record, wait_s))
+                offset = await asyncio.shield(self._packer.put_encoded(partition, data, wait_s))
                 break
             except Exception as error:  # whatever the producer raises, the record must be written
                 log.warning("an outcome can't be written to the ledger yet", partition=partition, type=record.type, reason=repr(error))

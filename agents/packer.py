@@ -73,9 +73,12 @@ class Packer(Generic[R]):
 
         Only members of one `key` share a packet, which is its record's key.
         """
+        return self.put_encoded(partition, self._codec.encode_one(member), wait_s, key)
+
+    def put_encoded(self, partition: int, data: bytes, wait_s: float, key: bytes | None = None) -> "asyncio.Future[int]":
+        """Adds a member that the codec has encoded: see `put`."""
         place = partition, key
         loop = asyncio.get_running_loop()
-        data = self._codec.encode_one(member)
         packet = self._open.get(place)
         if packet is not None and packet.size + len(data) > self._max_bytes:
             self._flush(place)

@@ -21,7 +21,7 @@ from ..pipeline.flights import Held
 from ..pipeline.ledger import Pay, Policy
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
-from ..pipeline.provider_batch import Way, choose, closes, grouped, late
+from ..pipeline.provider_batch import Way, choose, closes, grouped, has_time, late
 from ..schemas.ledger import Parked
 from ..schemas.requests import Call
 from .batch_file import BatchFile
@@ -52,6 +52,8 @@ class BatchStage:
         """True: the ledger owns the call, and its packet may be acknowledged. False: it is to be made now, or has ended."""
         p, request = self.parts.calls, call.request
         flight, held = request.flight, owned.ledger.holdings.held
+        if flight not in held and not has_time(request.lane, request.deadline_ms):
+            return False
         decision = owned.ledger.decide(
             flight, now_ms=p.now(), owner=owned.owner, policy=self.policy(call), cap_pico=0, asked_ms=request.accepted_ms
         )
@@ -88,6 +90,8 @@ class BatchStage:
     def way(self, owned: OwnedLedger, call: Call, model: Model, *, parked: bool = False) -> Way:
         """How the call is made, as things stand now."""
         request, now = call.request, self.parts.calls.now()
+        if not has_time(request.lane, request.deadline_ms):
+            return "sync"
         state = self.state(model.provider)
         try:
             prices = self.parts.prices(model, request.body)

@@ -14,6 +14,7 @@ import structlog
 from ..connectors.controls import Controls
 from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
+from ..connectors.heap import give_back_freed
 from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
 from ..connectors.providers.accounts import keys_of
@@ -309,12 +310,14 @@ class Worker:
         watchdog = self._watchdog()
         watchdog.start()
         turning = asyncio.create_task(self.throttle.run(), name="throttle")
+        giving_back = asyncio.create_task(give_back_freed(), name="give back freed memory")
         try:
             await run_app(self.app, stop=stop)
         finally:
             watchdog.stop()
             announce.cancel()
             turning.cancel()
+            giving_back.cancel()
             async with asyncio.timeout(CLOSE_S):
                 await self._close(health)
 

@@ -7,11 +7,13 @@ Only keys and counters are held here; the answers are in the tier's own store. E
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Literal, Protocol
+from typing import Generic, Literal, TypeVar
 
 PolicyName = Literal["lru", "lfu", "cost_aware"]
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,69 +25,94 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Fame:
+    """What an entry has earned. `rank`: the lowest goes first, among equals the one whose last access, `turn`, is the oldest."""
+
     size: int
     saved_pico: int
     hits: int = 0
-    rank: tuple[int, int] = (0, 0)
-    """Lowest goes first. The second figure is the order of the last access."""
+    rank: int = 0
+    turn: int = 0
 
 
-class Ranking(Protocol):
-    """Ranks an entry by what it is worth; `evicted` is the rank of the last entry that went."""
-
-    def rank(self, entry: _Entry, turn: int, evicted: int) -> tuple[int, int]: ...
+def _lfu(fame: _Fame, _evicted: int) -> int:
+    return fame.hits
 
 
-class _Lru:
-    def rank(self, entry: _Entry, turn: int, evicted: int) -> tuple[int, int]:
-        return (0, turn)
-
-
-class _Lfu:
-    def rank(self, entry: _Entry, turn: int, evicted: int) -> tuple[int, int]:
-        return (entry.hits, turn)
-
-
-class _CostAware:
+def _cost_aware(fame: _Fame, evicted: int) -> int:
     """GreedyDual-Size-Frequency (Cherkasova 1998): dollars saved per byte, plus the worth of what was last evicted.
 
     That addend is the ageing: an answer that was popular long ago is overtaken by what is asked for now.
     """
-
-    _SCALE = 1 << 20
-
-    def rank(self, entry: _Entry, turn: int, evicted: int) -> tuple[int, int]:
-        return (evicted + (entry.hits + 1) * entry.saved_pico * self._SCALE // max(1, entry.size), turn)
+    return evicted + (fame.hits + 1) * fame.saved_pico * (1 << 20) // max(1, fame.size)
 
 
-_RANKINGS: dict[PolicyName, type[Ranking]] = {"lru": _Lru, "lfu": _Lfu, "cost_aware": _CostAware}
+_RANKINGS: dict[PolicyName, Callable[[_Fame, int], int]] = {"lfu": _lfu, "cost_aware": _cost_aware}
 
 
-class EvictionIndex:
+class _Ranked(Generic[K]):
+    """Entries by what they are worth. Not needed for lru, where the order says it, and it is most of the memory."""
+
+    def __init__(self, rank: Callable[[_Fame, int], int]) -> None:
+        self._rank = rank
+        self._fames: dict[K, _Fame] = {}
+        self._heap: list[tuple[int, int, K]] = []
+        self._turn = 0
+        self._evicted = 0
+
+    def put(self, key: K, size: int, saved_pico: int, hits: int) -> None:
+        self._fames[key] = _Fame(size, saved_pico, hits)
+        self._renew(key)
+
+    def touch(self, key: K) -> None:
+        self._fames[key].hits += 1
+        self._renew(key)
+
+    def remove(self, key: K) -> int:
+        """Returns its hits, 0 where it was not here."""
+        fame = self._fames.pop(key, None)
+        return fame.hits if fame is not None else 0
+
+    def worst(self) -> K:
+        while True:
+            rank, turn, key = heappop(self._heap)
+            fame = self._fames.get(key)
+            if fame is not None and fame.turn == turn:
+                self._evicted = max(self._evicted, rank)
+                return key
+
+    def _renew(self, key: K) -> None:
+        fame = self._fames[key]
+        self._turn += 1
+        fame.turn, fame.rank = self._turn, self._rank(fame, self._evicted)
+        heappush(self._heap, (fame.rank, fame.turn, key))
+        # Every touch leaves a stale row in the heap: rebuilt before they are the most of it.
+        if len(self._heap) > 2 * len(self._fames) + 64:
+            self._heap = [(f.rank, f.turn, k) for k, f in self._fames.items()]
+            heapify(self._heap)
+
+
+class EvictionIndex(Generic[K]):
     """Keeps count of one tier's entries and says which must go. Not safe for threads."""
 
     def __init__(self, policy: PolicyName, limits: Limits) -> None:
-        self._ranking = _RANKINGS[policy]()
-        self._fifo = policy == "lru"
         self._limits = limits
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._heap: list[tuple[tuple[int, int], str]] = []
-        self._turn = 0
-        self._evicted = 0
+        self._sizes: OrderedDict[K, int] = OrderedDict()
+        """In the order of the last access."""
+        self._ranked: _Ranked[K] | None = None if policy == "lru" else _Ranked(_RANKINGS[policy])
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._sizes)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
+    def __contains__(self, key: K) -> bool:
+        return key in self._sizes
 
     @property
     def bytes(self) -> int:
         return self._bytes
 
-    def put(self, key: str, size: int, saved_pico: int = 0) -> list[str]:
+    def put(self, key: K, size: int, saved_pico: int = 0) -> list[K]:
         """Adds or replaces an entry; returns the keys that must go for it, worst first.
 
         `size` in bytes; `saved_pico` is what one hit saves, in 10^-12 USD. An entry that is larger than the whole tier goes itself.
@@ -93,63 +120,39 @@ class EvictionIndex:
         """
         if size < 0 or saved_pico < 0:
             raise ValueError(f"an entry of {size} bytes that saves {saved_pico} can't be: both are 0 or more")
-        known = self._entries.get(key)
-        self.remove(key)
+        hits = self.remove(key)
         if not self._room(size, alone=True):
             return [key]
         gone = self._make_room(size)
-        entry = _Entry(size, saved_pico, known.hits if known else 0)
-        self._entries[key] = entry
+        self._sizes[key] = size
         self._bytes += size
-        self._renew(key, entry)
+        if self._ranked is not None:
+            self._ranked.put(key, size, saved_pico, hits)
         return gone
 
-    def touch(self, key: str) -> None:
+    def touch(self, key: K) -> None:
         """Counts a hit. A key that is not here (evicted meanwhile) is no error."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            entry.hits += 1
-            self._renew(key, entry)
+        if key in self._sizes:
+            self._sizes.move_to_end(key)
+            if self._ranked is not None:
+                self._ranked.touch(key)
 
-    def remove(self, key: str) -> None:
-        """Forgets an entry that expired or was revoked; a key that is not here is no error."""
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._bytes -= entry.size
-
-    def _renew(self, key: str, entry: _Entry) -> None:
-        self._turn += 1
-        entry.rank = self._ranking.rank(entry, self._turn, self._evicted)
-        self._entries.move_to_end(key)
-        if self._fifo:
-            return
-        heappush(self._heap, (entry.rank, key))
-        # Every touch leaves a stale row in the heap: rebuilt before they are the most of it.
-        if len(self._heap) > 2 * len(self._entries) + 64:
-            self._heap = [(e.rank, k) for k, e in self._entries.items()]
-            heapify(self._heap)
+    def remove(self, key: K) -> int:
+        """Forgets an entry that expired or was revoked, and returns its hits; a key that is not here is no error."""
+        self._bytes -= self._sizes.pop(key, 0)
+        return self._ranked.remove(key) if self._ranked is not None else 0
 
     def _room(self, size: int, *, alone: bool = False) -> bool:
         """Whether one more entry of this size fits, or would fit if it were the only one."""
-        count, used = (0, 0) if alone else (len(self._entries), self._bytes)
+        count, used = (0, 0) if alone else (len(self._sizes), self._bytes)
         entries, most = self._limits.max_entries, self._limits.max_bytes
         return (entries is None or count < entries) and (most is None or used + size <= most)
 
-    def _make_room(self, size: int) -> list[str]:
+    def _make_room(self, size: int) -> list[K]:
         """Evicts before the new entry comes in, which is so never its own victim: it has had no chance to be asked for."""
-        gone: list[str] = []
+        gone: list[K] = []
         while not self._room(size):
-            key = self._worst()
-            self._evicted = max(self._evicted, self._entries[key].rank[0])
+            key = self._ranked.worst() if self._ranked is not None else next(iter(self._sizes))
             self.remove(key)
             gone.append(key)
         return gone
-
-    def _worst(self) -> str:
-        if self._fifo:
-            return next(iter(self._entries))
-        while True:
-            rank, key = heappop(self._heap)
-            entry = self._entries.get(key)
-            if entry is not None and entry.rank == rank:
-                return key

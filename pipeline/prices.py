@@ -101,6 +101,7 @@ def _given(prices: Prices, tier: str, name: str) -> Rates:
     return _from_columns(dict(zip((*_KEYS, _OWN_KEY), values, strict=True)), name)
 
 
+@lru_cache(maxsize=1024)
 def _find(provider: ProviderName, name: str) -> "ModelInfo":
     # Imported here: the table takes half a second to load, and commands that price nothing need not wait for it.
     from genai_prices.data_snapshot import get_snapshot

@@ -104,6 +104,11 @@ def needed_s(traits: BatchTraits, took_s: float) -> float:
     return max(traits.turnaround_s, took_s) + traits.reserve_s
 
 
+def has_time(lane: Lane, deadline_ms: int | None) -> bool:
+    """May a request be answered later for less? Without a deadline nobody said that the answer may take long."""
+    return lane is not Lane.EXPRESS and deadline_ms is not None
+
+
 def choose(
     *,
     left_s: float | None,
@@ -116,7 +121,7 @@ def choose(
 ) -> Way:
     """The cheapest way that the deadline leaves time for.
 
-    `left_s`: until the deadline; None: there is none, and nobody said that the answer may take long. `traits`: None where no
+    `left_s`: until the deadline; None: there is none (see `has_time`). `traits`: None where no
     batch can be had. `took_s`: of the last batches. `tries`: attempts so far, all of them free of charge; None: others were
     made, so that the request is late already. `parked`: it has waited for company before.
     """

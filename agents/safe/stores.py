@@ -6,11 +6,12 @@ Rows and offset are written together, so a store is always exactly the changelog
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from faust.stores import memory, rocksdb
-from rocksdict import WriteBatch
+from rocksdict import BlockBasedOptions, Cache, Options, WriteBatch, WriteBufferManager
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +20,34 @@ Rows = Mapping[bytes, bytes | None]
 
 ROCKSDB_OPTIONS = {
     "max_open_files": 64,
-    "write_buffer_size": 8 * 1024 * 1024,
+    "write_buffer_size": 1024 * 1024,
     "max_write_buffer_number": 2,
     "target_file_size_base": 16 * 1024 * 1024,
-    "block_cache_size": 8 * 1024 * 1024,
     "bloom_filter_size": 10,
 }
-"""Per partition. Faust's defaults allow 2 GB of cache for each."""
+"""Per partition. A worker has dozens of them, and a buffer keeps its memory until it is full: large ones look like a leak for days."""
+WRITE_BUFFERS = 64 * 1024 * 1024
+BLOCK_CACHE = 32 * 1024 * 1024
+"""Bytes, of all tables and partitions of a process together. Faust's defaults allow 2 GB of cache for each."""
+
+
+@cache
+def _shared() -> tuple[Cache, WriteBufferManager]:
+    return Cache(BLOCK_CACHE), WriteBufferManager(WRITE_BUFFERS, False)
+
+
+class SharedMemoryOptions(rocksdb.RocksDBOptions):
+    """Faust's, with one block cache and one limit on write buffers for all databases of the process."""
+
+    def as_options(self) -> Options:
+        options: Options = super().as_options()
+        block_cache, write_buffers = _shared()
+        blocks = BlockBasedOptions()
+        blocks.set_bloom_filter(self.bloom_filter_size, block_based=False)
+        blocks.set_block_cache(block_cache)
+        options.set_block_based_table_factory(blocks)
+        options.set_write_buffer_manager(write_buffers)
+        return options
 
 
 DAMAGE = ("Corruption:", "Invalid argument:", "IO error: No such file")
@@ -101,6 +123,10 @@ class MemoryStore(memory.Store[bytes, bytes]):
 
 class RocksStore(rocksdb.Store):
     """Faust's RocksDB store (one database per partition, through rocksdict), asked by partition."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rocksdb_options = SharedMemoryOptions(**(self.options or {}))
 
     def open_partition(self, partition: int) -> None:
         """A damaged one is emptied: nothing is lost with it, its checkpoint goes too, and the changelog is read from the start."""

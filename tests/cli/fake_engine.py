@@ -51,6 +51,8 @@ class FakeEngine:
     """Share of responses that are given twice."""
     delay_s: float = 0.0
     seed: int = 7
+    goes_on: bool = False
+    """Reads only what comes from now on, as the real one after a restart: it does not ask again what it has answered."""
     asked: Counter[str] = field(default_factory=Counter)
     """Requests by custom_id, as often as they came."""
     tenants: set[str] = field(default_factory=set)
@@ -63,7 +65,7 @@ class FakeEngine:
 
     def __enter__(self) -> "FakeEngine":
         self._consumer = BulkConsumer(self.brokers, self.topics.requests)
-        self._consumer.assign()
+        self._consumer.assign(self._consumer.end_offsets() if self.goes_on else None)
         self._producer = BulkProducer(self.brokers)
         self._thread.start()
         return self

@@ -210,9 +210,9 @@ def test_retry_failed_asks_only_the_failed_rows_and_keeps_the_order(kafka: str, 
     assert first.summary.failed == 4
     if state_lost:
         subprocess.run(["rm", "-r", f"{target}.state"], check=True)
-    with FakeEngine(kafka, topics) as engine:
-        engine.asked.clear()
+    with FakeEngine(kafka, topics, goes_on=True) as engine:
         second = run(kafka, topics, source, retry_failed=True)
+    assert engine.asked == {"r3": 1, "r20": 1}
     lines = read(target)
     assert [line["custom_id"] for line in lines] == [*(f"r{i}" for i in range(40)), "row-41", "r3"]
     assert [line["custom_id"] for line in lines if line["error"]] == ["row-41"]
