@@ -29,7 +29,10 @@ class _Queue:
         self._lanes: dict[Lane, OrderedDict[str, deque[_Waiter]]] = {lane: OrderedDict() for lane in _ORDER}
 
     def put(self, waiter: "_Waiter") -> None:
-        self._lanes[waiter.lane].setdefault(waiter.tenant, deque()).append(waiter)
+        waiting = self._lanes[waiter.lane].get(waiter.tenant)
+        if waiting is None:
+            waiting = self._lanes[waiter.lane][waiter.tenant] = deque()
+        waiting.append(waiter)
 
     def pop(self, open_lanes: Callable[[Lane], bool]) -> "_Waiter | None":
         """The next waiter whose lane has a permit left."""

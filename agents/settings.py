@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     give_up_seconds: float = env(
         "GIVE_UP_SECONDS", 600.0, "so long a request is tried while its provider can't be reached", ge=0, le=86_400, allow_inf_nan=False
     )
-    max_in_flight: int = env("MAX_IN_FLIGHT", 2048, "provider calls at once, per worker", ge=1, le=100_000)
+    max_in_flight: int = env("MAX_IN_FLIGHT", 4096, "provider calls at once, per worker", ge=1, le=100_000)
     dedupe_horizon_days: int = env("DEDUPE_HORIZON_DAYS", 7, "a paid answer is not paid again for so long", ge=1, le=365)
     on_ambiguous: Literal["retry", "fail"] = env("ON_AMBIGUOUS", "retry", "after a call that may have been billed: pay again, or fail")
     hedge_after_seconds: float | None = env(

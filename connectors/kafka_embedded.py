@@ -140,7 +140,8 @@ class EmbeddedKafka:
         flags = archive.flags(train=False)
         command = [
             *_java_command(runtime, jars, data_dir, ("64m", "256m"), fast_jit=True, log_name="format.log", flags=flags),
-            *("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster.read_text(), "-c", str(properties)),
+            # One id in 64 begins with a dash: as a word of its own it would be taken for an option.
+            *("kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={cluster.read_text()}", "-c", str(properties)),
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=data_dir, timeout=self.start_timeout_s, check=False)
         if done.returncode != 0:

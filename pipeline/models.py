@@ -54,7 +54,7 @@ class Model:
     """The operator's prior, 0 to 1."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    max_in_flight: int = 1024
+    max_in_flight: int = 2048
     supports_tools: bool = True
     supports_images: bool = False
     aliases: tuple[str, ...] = ()

@@ -111,6 +111,12 @@ def test_a_format_that_was_cut_short_is_done_again(folder: Path) -> None:
     assert ask(SMALL.start(folder)) == "MkU3OEVBNTcwNTJENDM2Qg"
 
 
+def test_a_cluster_id_may_begin_with_a_dash(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "cluster.id").write_text("-AJTBVzWRVWYGgpzyDpXuA")
+    assert ask(SMALL.start(folder)) == "-AJTBVzWRVWYGgpzyDpXuA"
+
+
 def test_a_format_that_nobody_could_mark_as_done_keeps_its_records(folder: Path) -> None:
     """The command died between the formatter's end and its own mark, or somebody deleted the mark."""
     first = SMALL.start(folder)
