@@ -335,7 +335,7 @@ class LedgerStage:
         data = packets.ledger.encode_one(record) if encoded is None else encoded
         while True:
             try:
-                offset = await asyncio.shield(self._packer.put_encoded(partition, data, wait_s))
+                offset = await asyncio.shield(self._packer.put_encoded(partition, record, data, wait_s))
                 break
             except Exception as error:  # whatever the producer raises, the record must be written
                 log.warning("an outcome can't be written to the ledger yet", partition=partition, type=record.type, reason=repr(error))

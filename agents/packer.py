@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from ..schemas.packets import PacketCodec, join
+from ..schemas.packets import PacketCodec
 from ..schemas.record import Lane, Record
 
 R = TypeVar("R", bound=Record)
@@ -29,13 +29,14 @@ class Append(Protocol):
     def __call__(self, topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> Awaitable[int]: ...
 
 
-class _Open:
+class _Open(Generic[R]):
     """The packet of one partition that is being filled."""
 
-    __slots__ = ("done", "members", "size", "timer", "when")
+    __slots__ = ("done", "encoded", "members", "size", "timer", "when")
 
     def __init__(self, done: "asyncio.Future[int]") -> None:
-        self.members: list[bytes] = []
+        self.members: list[R] = []
+        self.encoded: list[bytes] = []
         self.size = 0
         self.done = done
         self.when = float("inf")
@@ -64,7 +65,7 @@ class Packer(Generic[R]):
         self._codec = codec
         self._max_members = max_members
         self._max_bytes = max_bytes
-        self._open: dict[_Place, _Open] = {}
+        self._open: dict[_Place, _Open[R]] = {}
         self._last: dict[_Place, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -73,10 +74,10 @@ class Packer(Generic[R]):
 
         Only members of one `key` share a packet, which is its record's key.
         """
-        return self.put_encoded(partition, self._codec.encode_one(member), wait_s, key)
+        return self.put_encoded(partition, member, self._codec.encode_one(member), wait_s, key)
 
-    def put_encoded(self, partition: int, data: bytes, wait_s: float, key: bytes | None = None) -> "asyncio.Future[int]":
-        """Adds a member that the codec has encoded: see `put`."""
+    def put_encoded(self, partition: int, member: R, data: bytes, wait_s: float, key: bytes | None = None) -> "asyncio.Future[int]":
+        """As `put`, with what the codec made of the member."""
         place = partition, key
         loop = asyncio.get_running_loop()
         packet = self._open.get(place)
@@ -85,7 +86,8 @@ class Packer(Generic[R]):
             packet = None
         if packet is None:
             packet = self._open[place] = _Open(loop.create_future())
-        packet.members.append(data)
+        packet.members.append(member)
+        packet.encoded.append(data)
         packet.size += len(data)
         if len(packet.members) >= self._max_members() or packet.size >= self._max_bytes:
             self._flush(place)
@@ -93,7 +95,7 @@ class Packer(Generic[R]):
             self._schedule(loop, place, packet, wait_s)
         return packet.done
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop, place: _Place, packet: _Open, wait_s: float) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop, place: _Place, packet: _Open[R], wait_s: float) -> None:
         when = max(loop.time(), self._last.get(place, 0.0) + wait_s)
         if when >= packet.when:
             return
@@ -118,10 +120,10 @@ class Packer(Generic[R]):
         if len(self._last) > MAX_PLACES:
             self._last = {place: at for place, at in self._last.items() if now - at < max(WAIT_S.values())}
 
-    async def _send(self, place: _Place, packet: _Open) -> None:
+    async def _send(self, place: _Place, packet: _Open[R]) -> None:
         partition, key = place
         try:
-            offset = await self._append(self._topic, key, join(packet.members), partition=partition)
+            offset = await self._append(self._topic, key, self._codec.pack(packet.members, packet.encoded), partition=partition)
         except BaseException as error:
             if not packet.done.done():
                 packet.done.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError("the worker is stopping"))

@@ -2,8 +2,9 @@
 
     python -m tests.faults [--only WORDS] [--seeds N] [--first-seed S] [--keep FOLDER] [--list]
 
-`--only` picks faults whose names contain the words (dashes stand for spaces; repeat it for more); `--seeds` is how often faults that are
-random run, each with a seed of its own. Ends with 1 where something was lost, paid and not explained, or any invariant was broken.
+`--only` picks the fault of this name, else those whose names contain the words (dashes stand for spaces; repeat it for more); `--seeds`
+is how often faults that are random run, each with a seed of its own. Ends with 1 where something was lost, paid and not explained, or any
+invariant was broken.
 """
 
 import argparse
@@ -38,7 +39,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def chosen(only: Sequence[str]) -> list[Fault]:
     wanted = [_plain(words) for words in only]
-    return [f for f in MATRIX if not wanted or any(words in _plain(f.name) for words in wanted)]
+    whole = {words for words in wanted if any(_plain(f.name) == words for f in MATRIX)}
+    parts = [words for words in wanted if words not in whole]
+    return [f for f in MATRIX if not wanted or _plain(f.name) in whole or any(words in _plain(f.name) for words in parts)]
 
 
 def _plain(words: str) -> str:
