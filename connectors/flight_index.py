@@ -6,14 +6,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import structlog
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import DBCompressionType, Options, Rdict, WriteBatch
 
 from ..pipeline.errors import ConfigError
+from .rocksdb_memory import share_memory
 
 log = structlog.get_logger(__name__)
 
-CACHE_BYTES = 4 * 1024 * 1024
-"""Of each partition's rows; most of what is asked for is in the write buffer still."""
 _META = b"m"
 _ITEM = b"o"
 _ROW = b"r"
@@ -96,14 +95,10 @@ class RocksFlightIndex:
 def _open(folder: Path) -> Rdict:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(8 * 1024 * 1024)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     options.set_max_open_files(64)
-    # RocksDB's own default is 32 MB for each: a worker with many partitions would grow for a million requests before it is full.
-    blocks = BlockBasedOptions()
-    blocks.set_block_cache(Cache(CACHE_BYTES))
-    options.set_block_based_table_factory(blocks)
+    share_memory(options)
     return Rdict(str(folder), options)
 
 

@@ -6,47 +6,29 @@ Rows and offset are written together, so a store is always exactly the changelog
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from faust.stores import memory, rocksdb
-from rocksdict import BlockBasedOptions, Cache, Options, WriteBatch, WriteBufferManager
+from rocksdict import Options, WriteBatch
+
+from ...connectors.rocksdb_memory import share_memory
 
 log = logging.getLogger(__name__)
 
 Rows = Mapping[bytes, bytes | None]
 """Key to value; None deletes."""
 
-ROCKSDB_OPTIONS = {
-    "max_open_files": 64,
-    "write_buffer_size": 1024 * 1024,
-    "max_write_buffer_number": 2,
-    "target_file_size_base": 16 * 1024 * 1024,
-    "bloom_filter_size": 10,
-}
-"""Per partition. A worker has dozens of them, and a buffer keeps its memory until it is full: large ones look like a leak for days."""
-WRITE_BUFFERS = 64 * 1024 * 1024
-BLOCK_CACHE = 32 * 1024 * 1024
-"""Bytes, of all tables and partitions of a process together. Faust's defaults allow 2 GB of cache for each."""
-
-
-@cache
-def _shared() -> tuple[Cache, WriteBufferManager]:
-    return Cache(BLOCK_CACHE), WriteBufferManager(WRITE_BUFFERS, False)
+ROCKSDB_OPTIONS = {"max_open_files": 64, "target_file_size_base": 16 * 1024 * 1024}
+"""Per partition."""
 
 
 class SharedMemoryOptions(rocksdb.RocksDBOptions):
-    """Faust's, with one block cache and one limit on write buffers for all databases of the process."""
+    """Faust's, whose defaults allow 2 GB of cache for each partition, within the memory that all databases of the process share."""
 
     def as_options(self) -> Options:
         options: Options = super().as_options()
-        block_cache, write_buffers = _shared()
-        blocks = BlockBasedOptions()
-        blocks.set_bloom_filter(self.bloom_filter_size, block_based=False)
-        blocks.set_block_cache(block_cache)
-        options.set_block_based_table_factory(blocks)
-        options.set_write_buffer_manager(write_buffers)
+        share_memory(options)
         return options
 
 
