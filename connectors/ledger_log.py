@@ -1,6 +1,6 @@
 """Reads the ledger: a partition from an offset to its end, or one packet.
 
-Reading is `read_committed`: an intent whose transaction was aborted was never sent, since sending waits for the commit. A
+Replay is `read_committed`: an intent whose transaction was aborted was never sent, since sending waits for the commit. A
 reader that sees uncommitted records (Faust's consumer does) may take an aborted intent for an open one; that errs on the
 safe side: it is waited for, then booked at its cap.
 """
@@ -64,7 +64,7 @@ class LedgerLog:
                         yield record.offset, record.value
 
     async def fetch(self, partition: int, offset: int) -> bytes:
-        """The packet at this offset. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+        """The packet of outcomes at this offset. Raises `Rejected` where it is not kept any more, `Unavailable`."""
         tp = TopicPartition(self._topic, partition)
         async with self._fetching, self._translated(tp):
             # The members of one packet are asked for one after the other.
@@ -78,7 +78,9 @@ class LedgerLog:
 
     async def _fetch(self, tp: TopicPartition, offset: int) -> bytes:
         if self._fetcher is None:
-            consumer = self._consumer("read_committed")
+            # Outcomes are not part of any transaction. Readers of committed records see none that lies behind an open one: for a moment
+            # it would look as if it were not kept any more.
+            consumer = self._consumer("read_uncommitted")
             await consumer.start()
             self._fetcher = consumer
         self._fetcher.assign([tp])

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 import pytest_asyncio
+from confluent_kafka import Producer
 
 from inference_engine.connectors.fenced_log import FencedAppend, FencedLog
 from inference_engine.connectors.kafka_admin import create_topics
@@ -119,3 +120,23 @@ async def test_a_packet_that_is_not_kept_any_more_is_not_mistaken_for_another(ow
     with pytest.raises(Rejected, match="not kept any more"):
         await reader.fetch(0, offset + 100)
     assert await reader.fetch(0, offset) == b"[1]"
+
+
+async def test_an_outcome_behind_an_open_transaction_can_be_read_back(kafka: str, topic_prefix: str) -> None:
+    """Whoever asks again is answered from the ledger at once, also while the intent of another call is being committed before it."""
+    topic = f"{topic_prefix}ledger"
+    create_topics(kafka, [TopicSpec(topic, 1)])
+    fenced = Producer({"bootstrap.servers": kafka, "transactional.id": f"{topic}-0"})
+    fenced.init_transactions(10)
+    fenced.begin_transaction()
+    fenced.produce(topic, b"an intent", partition=0)
+    assert fenced.flush(10) == 0
+    plain = Producer({"bootstrap.servers": kafka, "acks": "all"})
+    plain.produce(topic, b"a completion", partition=0)
+    assert plain.flush(10) == 0
+    log = LedgerLog(kafka, topic)
+    try:
+        assert await log.fetch(0, 1) == b"a completion"
+    finally:
+        await log.close()
+        fenced.abort_transaction(10)
