@@ -2,13 +2,22 @@
 
 import signal
 import time
+from collections import Counter
+from collections.abc import Iterator
+
+import orjson
 
 from inference_engine.connectors.crash_points import OF_BATCHES, POINTS
+from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure
 
 from ..e2e.waiting import until
+from .invariants import books
 from .play import Fault, Play, Scene
+from .stage import TENANTS
 
 ROWS = 120
+CAREFUL = TENANTS[0]
+FAIL_IF_AMBIGUOUS = {"ON_AMBIGUOUS_TENANTS": orjson.dumps({CAREFUL: "fail"}).decode()}
 
 
 def at(point: str) -> Play:
@@ -43,6 +52,16 @@ def random_kills(scene: Scene) -> None:
             stage.start_worker(index, wait=False)
 
     stage.while_asking(work)
+
+
+def paid_at_most_once(scene: Scene) -> Iterator[str]:
+    """P4: a tenant that wants no second payment has none, however often workers died over its calls."""
+    evidence = scene.stage.evidence()
+    kept = books(evidence)
+    ended = [p.member for p in evidence.ledger if isinstance(p.member, Completion | Failure | Ambiguous | Charged)]
+    careful = {r.flight for r in ended if r.request.identity.tenant == CAREFUL}
+    paid = Counter(kept.intents[line.attempt].flight for line in evidence.bill if line.attempt in kept.intents)
+    yield from (f"flight {flight[:12]} of {CAREFUL} was paid {paid[flight]} times" for flight in careful if paid[flight] > 1)
 
 
 def zombie(scene: Scene) -> None:
@@ -157,6 +176,7 @@ def recovery_that_hangs(scene: Scene) -> None:
 KILLS = (
     *(Fault(f"crash at {point}", at(point)) for point in POINTS if point not in OF_BATCHES),
     Fault("random kills", random_kills, seeded=True),
+    Fault("random kills, no second payment", random_kills, paid_at_most_once, FAIL_IF_AMBIGUOUS, latency_ms=400, seeded=True),
     Fault("zombie", zombie, seeded=True),
     Fault("zombie, its successor killed", zombie_and_successor, latency_ms=400, seeded=True),
     Fault("workers come and go", churn, seeded=True),

@@ -226,9 +226,18 @@ class Stage:
         self.send(self.rows(count, **how))
 
     def send(self, rows: Iterable[tuple[Asked, Mapping[str, Any]]]) -> None:
-        """Returns when the broker has them."""
-        records = [(a.custom_id.encode(), orjson.dumps(line), [("tenant", a.tenant.encode())]) for a, line in rows]
-        self.write(self.engine.topics.requests, [*records])
+        """Returns when the broker has them: those of the batch lane on the topic for jobs, as `run` and `submit` send them."""
+        records: dict[str, list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]] = {topic: [] for topic in self.doors}
+        for a, line in rows:
+            door = self.doors[line["engine"].get("priority") == Lane.BATCH]
+            records[door].append((a.custom_id.encode(), orjson.dumps(line), [("tenant", a.tenant.encode())]))
+        for topic, its in records.items():
+            self.write(topic, its)
+
+    @property
+    def doors(self) -> tuple[str, str]:
+        """Where requests come in: anybody's, and those of jobs."""
+        return self.engine.topics.requests, self.engine.topics.bulk_requests
 
     def while_asking(self, work: Callable[[], None], *, every_s: float = 0.3, count: int = 12, **how: Any) -> None:
         """Asks on while `work` breaks things."""
@@ -262,7 +271,7 @@ class Stage:
     def passed_the_door(self) -> int:
         """Requests that are committed by the workers."""
         now = self.snapshot()
-        return sum(now.committed.get((self.engine.topics.requests, p), 0) for p in range(PARTITIONS))
+        return sum(now.committed.get((door, p), 0) for door in self.doors for p in range(PARTITIONS))
 
     def all_called(self) -> bool:
         """Does everything that was asked lie on the topics of calls, or behind them?"""
@@ -310,7 +319,7 @@ class Stage:
         """The topics that workers read."""
         t = self.engine.topics
         by_lane = [topic for lane in Lane for topic in (t.misses(lane), t.calls(lane))]
-        return [t.requests, t.lookups, t.bulk_lookups, t.answers, t.ledger, *by_lane]
+        return [*self.doors, t.lookups, t.bulk_lookups, t.answers, t.ledger, *by_lane]
 
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         if self._offsets is None:
@@ -433,8 +442,7 @@ class Stage:
 
     def _identities(self) -> Iterable[Placed[Identity]]:
         known = {a.key for a in self.asked}
-        topic = self.engine.topics.requests
-        for found in self.raw(topic):
+        for door, found in [(topic, found) for topic in self.doors for found in self.raw(topic)]:
             tenant = dict(found.headers).get("tenant", b"local").decode(errors="replace")
             try:
                 line = orjson.loads(found.value or b"")
@@ -442,7 +450,7 @@ class Stage:
             except (ValueError, KeyError, TypeError):
                 continue  # poison: what becomes of it is looked at by its own test
             if key in known:
-                yield Placed(topic, found.partition, found.offset, Identity(tenant=key[0], job=key[1], custom_id=key[2]))
+                yield Placed(door, found.partition, found.offset, Identity(tenant=key[0], job=key[1], custom_id=key[2]))
 
     def keep_stored(self) -> None:
         """Reads the cost store now: later it will be gone."""

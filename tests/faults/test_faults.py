@@ -11,6 +11,8 @@ BY_NAME = {fault.name: fault for fault in MATRIX}
 QUICK = (
     "crash at after_join",
     "crash at after_send",
+    "random kills",
+    "random kills, no second payment",
     "batch: crash at after_submit",
     "batch: rows that come to nothing",
     "zombie",
