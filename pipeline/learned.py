@@ -258,6 +258,11 @@ class Learner:
     def _promise(self) -> str:
         return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}"
 
+    @property
+    def resting(self) -> int:
+        """Scopes that fell back and share nothing yet."""
+        return sum(left > 0 for left in self._resting.values())
+
     def trusted_since(self, scope: str) -> int:
         """Answers of this scope that are older (ms) are not shared by similarity."""
         return max(self._trusted_all, self._trusted.get(scope, 0))

@@ -105,7 +105,7 @@ def pack(state: LearnerState) -> bytes:
         "judge": [state.groups_made, state.judge_votes, state.judge_minority],
     }
     out = io.BytesIO()
-    np.savez_compressed(out, head=np.frombuffer(orjson.dumps(head), dtype=np.uint8), **arrays)
+    np.savez_compressed(out, allow_pickle=False, head=np.frombuffer(orjson.dumps(head), dtype=np.uint8), **arrays)
     return out.getvalue()
 
 
