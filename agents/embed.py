@@ -82,7 +82,7 @@ class EmbedQueue:
         batch: list[_Asked] = []
         with self._lock:
             for lane, tenants in self._waiting.items():
-                most = min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH if lane is not None else ASIDE
+                most = self._most(lane)
                 while tenants and len(batch) < most:
                     tenant, queue = tenants.popitem(last=False)
                     batch.append(queue.popleft())
@@ -90,6 +90,11 @@ class EmbedQueue:
                         tenants[tenant] = queue  # at the end: the others come first
             self._running -= not batch
         return batch
+
+    def _most(self, lane: Lane | None) -> int:
+        if lane is None:
+            return min(ASIDE, self._bulk())
+        return min(BATCH, self._bulk()) if lane is Lane.BATCH else BATCH
 
     def _compute(self, texts: Sequence[str]) -> list[Vector | None]:
         found = self._embedder.embed_whole(texts)

@@ -9,9 +9,10 @@ A learner is written after each fit and each fallback: what a crash forgets are 
 import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import structlog
 
 from ..pipeline.answer_groups import Vote
@@ -20,6 +21,7 @@ from ..pipeline.learned import NEIGHBOURS, Candidate, Considered, Fallback, Lear
 from ..pipeline.ports import Judge, Neighbour, Point
 from ..pipeline.semantic import SharingPolicy
 from ..schemas.answers import Told
+from ..schemas.corrections import Correction
 from ..schemas.requests import Request
 from .learners import Bounds, Learners, Loaded, Promised
 from .metrics import AUDITS, COMPARED, FALLBACKS
@@ -28,10 +30,13 @@ from .pending import Group, Pending
 
 log = structlog.get_logger(__name__)
 
-AWAITED = 20_000
+AWAITED = 5_000
 """Requests of a partition whose own answer is awaited; those decided longest ago teach nothing."""
 TO_JUDGE = 1_000
 """Comparisons that wait for the judge; further ones are left out, whatever they would have said."""
+REMEMBERED = 10_000
+"""Shared answers of a partition that can still be reported wrong and learned from; older ones are only taken back."""
+_NO_VECTOR = np.zeros(0, dtype=np.float32)
 
 
 class Answers(Protocol):
@@ -76,6 +81,8 @@ class LearnedSharing:
         self._awaited: dict[int, OrderedDict[str, _Lesson]] = defaultdict(OrderedDict)
         self._until: dict[int, OrderedDict[str, list[_Lesson]]] = defaultdict(OrderedDict)
         """Lessons that have their own answer and wait for that of their candidate: its leader may be answered later."""
+        self._shared: dict[int, OrderedDict[bytes, _Lesson]] = defaultdict(OrderedDict)
+        """By who was given another one's answer."""
         self._to_judge: asyncio.Queue[tuple[int, _Lesson]] = asyncio.Queue(TO_JUDGE)
         self._judging: asyncio.Task[None] | None = None
         self._fallbacks = 0
@@ -97,6 +104,7 @@ class LearnedSharing:
         self._count(one, request.scope, considered)
         rate = learner.audit(best.probability)
         if rate is None:
+            self._remember(one, request, considered)
             return best.neighbour
         pending.audit = True
         self._await(one, request, considered, rate)
@@ -156,6 +164,7 @@ class LearnedSharing:
         self._count(one, request.scope, considered)
         rate = one.learner.audit(candidate.probability)
         if rate is None:
+            self._remember(one, follower.miss.request, considered)
             return False
         follower.audit = True
         self._await(one, follower.miss.request, considered, rate)
@@ -167,11 +176,30 @@ class LearnedSharing:
         if considered.best is None:
             return
         awaited = self._awaited[one.partition]
-        awaited[request.fingerprint] = _Lesson(one.promised, request.scope, request.fingerprint, considered, self._now(), rate)
+        awaited[request.fingerprint] = self._lesson(one, request, considered, rate)
         if considered.share:
             AUDITS.inc()
         if len(awaited) > AWAITED:
             awaited.popitem(last=False)
+
+    def _remember(self, one: Loaded, request: Request, considered: Considered) -> None:
+        shared = self._shared[one.partition]
+        best = considered.best
+        assert best is not None
+        shared[request.identity.key] = self._lesson(one, request, Considered((best,), (best.neighbour,), share=True), 1.0)
+        if len(shared) > REMEMBERED:
+            shared.popitem(last=False)
+
+    def _lesson(self, one: Loaded, request: Request, considered: Considered, rate: float) -> _Lesson:
+        return _Lesson(one.promised, request.scope, request.fingerprint, _slim(considered), self._now(), rate)
+
+    def corrected(self, correction: Correction) -> None:
+        """An answer was reported wrong. Where it was shared by similarity, these two don't agree."""
+        for partition in list(self._shared) if correction.by_similarity else ():
+            lesson = self._shared[partition].pop(correction.reported.key, None)
+            best = lesson.considered.best if lesson is not None else None
+            if lesson is not None and best is not None and best.neighbour.point.id == correction.fingerprint:
+                self._teach(partition, lesson, [Vote(correction.fingerprint, False)])
 
     def answered(self, partition: int, fingerprint: str, told: Told, *, changed: bool) -> None:
         """A point has its answer. `changed`: it had another one before, so that it is of none of the groups that it was linked with."""
@@ -218,15 +246,18 @@ class LearnedSharing:
         known = [(n.point.id, told) for n in lesson.considered.neighbours if (told := self._answers.told(partition, n.point.id))]
         said = await self._judge.agree(lesson.own, [told for _, told in known])
         votes = [Vote(point, agrees) for (point, _), agrees in zip(known, said, strict=True) if agrees is not None]
+        self._teach(partition, lesson, votes)
+        best = lesson.considered.best
+        for vote in votes:
+            if best is not None and vote.point == best.neighbour.point.id:
+                COMPARED.labels("audit" if lesson.audit else "miss", "agrees" if vote.agrees else "differs").inc()
+
+    def _teach(self, partition: int, lesson: _Lesson, votes: Sequence[Vote]) -> None:
         one = self._learners.of(partition, lesson.promised)
         if one is None:
             return
         one.behind = True
         fallback = one.learner.learn(lesson.scope, lesson.fingerprint, lesson.considered, votes, lesson.at_ms, lesson.rate)
-        best = lesson.considered.best
-        for vote in votes:
-            if best is not None and vote.point == best.neighbour.point.id:
-                COMPARED.labels("audit" if lesson.audit else "miss", "agrees" if vote.agrees else "differs").inc()
         if fallback is not None:
             self._tell(one, fallback)
             self._learners.keep(one)
@@ -249,6 +280,7 @@ class LearnedSharing:
         for partition in partitions:
             self._awaited.pop(partition, None)
             self._until.pop(partition, None)
+            self._shared.pop(partition, None)
         self._learners.forget(partitions)
 
     async def close(self) -> None:
@@ -277,5 +309,12 @@ def nearest(pending: Pending) -> float:
     return max((n.similarity for n in pending.considered.neighbours), default=0.0) if pending.considered is not None else 0.0
 
 
+def _slim(considered: Considered) -> Considered:
+    """Without vectors and texts: thousands are kept until their answers come."""
+    slim = {n.point.id: replace(n, point=replace(n.point, vector=_NO_VECTOR, text="")) for n in considered.neighbours}
+    candidates = tuple(replace(c, neighbour=slim[c.neighbour.point.id]) for c in considered.candidates)
+    return replace(considered, candidates=candidates, neighbours=tuple(slim.values()))
+
+
 def _told(lesson: _Lesson, own: Told) -> _Lesson:
-    return _Lesson(lesson.promised, lesson.scope, lesson.fingerprint, lesson.considered, lesson.at_ms, lesson.rate, own)
+    return replace(lesson, own=own)

@@ -15,6 +15,7 @@ from ..pipeline.judge import HEAD
 from ..pipeline.ports import Neighbour, Point, VectorIndex, Vectors
 from ..schemas import packets
 from ..schemas.answers import Told, VectorRecord
+from ..schemas.corrections import Correction
 from .exact import Keeper
 from .packer import Now
 from .pending import Pending
@@ -75,6 +76,8 @@ class Shards:
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._rest_until = float("-inf")
         self.listener: Listener | None = None
+        self.made_before: Callable[[str, int], bool] = lambda _fingerprint, _created_ms: False
+        """Was an answer to this fingerprint reported wrong after it was made at this time?"""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
 
     @classmethod
@@ -171,7 +174,7 @@ class Shards:
         if record.revoked:
             self._forget(partition, shard, record.fingerprint)
             return
-        if record.expires_ms <= self._now():
+        if record.expires_ms <= self._now() or self.made_before(record.fingerprint, record.created_ms):
             return
         if self._is_known(shard, record.fingerprint):
             self._tell(partition, shard, record)
@@ -196,6 +199,12 @@ class Shards:
         if self.listener is not None:
             changed = before is not None and before.digest != record.answer.digest
             self.listener.answered(partition, record.fingerprint, record.answer, changed=changed)
+
+    def corrected(self, correction: Correction) -> None:
+        """The answer is not found any more, wherever it is."""
+        for partition, shard in self._shards.items():
+            if correction.fingerprint in shard.known:
+                self._forget(partition, shard, correction.fingerprint)
 
     def told(self, partition: int, fingerprint: str) -> Told | None:
         """What is kept of the answer of a point; None where there is none, or not yet."""

@@ -12,6 +12,7 @@ from typing import Literal
 import structlog
 
 from ..connectors.controls import Controls
+from ..connectors.corrections import Corrections
 from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.kafka_admin import verify_topics
@@ -164,6 +165,7 @@ class Worker:
         self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
+        self.corrections = Corrections(parts.brokers, parts.topics.corrections)
         self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
@@ -257,6 +259,8 @@ class Worker:
         semantic = parts.semantic
         if semantic is not None:
             self.shards = Shards.create(semantic.make_index, parts.brokers, parts.topics.vectors, semantic.keeper, now_ms)
+            self.shards.made_before = self.corrections.made_before
+            self.corrections.listeners.append(self.shards.corrected)
             self.sharing = self._sharing(semantic, self.shards)
         table = app.safe_table(EXACT_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
         lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
@@ -270,6 +274,7 @@ class Worker:
                 now_ms,
                 lease_ms=lease_ms,
                 cancelled=self.controls.cancelled,
+                revoked=self.corrections.revoked,
                 oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
             ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
@@ -292,10 +297,14 @@ class Worker:
         judge = EmbeddingJudge(self.queue, policy.judge_similarity)
         sharing = LearnedSharing(Learners(table, policy.settings), policy.bounds, shards, judge, now_ms)
         shards.listener = sharing
+        self.corrections.listeners.append(sharing.corrected)
         return sharing
 
     async def _assigned(self, partitions: frozenset[int]) -> None:
         self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+        if self.sharing is not None:
+            # What an event of a partition that had gone may have loaded again since.
+            await self.sharing.forget(sorted(partitions))
         await asyncio.gather(
             self.ledger.assigned(partitions),
             self.stages.exact.assigned(partitions),
@@ -335,6 +344,7 @@ class Worker:
         self.app.on_stopping(self._drain)
         health = Health(self)
         await self.controls.start()
+        await self.corrections.start()
         if self.shards is not None:
             await self.shards.start()
         port = await health.start(parts.metrics_port)
@@ -394,6 +404,7 @@ class Worker:
         await self.ledger.close()
         await self.fenced.close()
         await self.controls.stop()
+        await self.corrections.stop()
         if self.shards is not None:
             await self.shards.stop()
         if self.queue is not None:

@@ -19,9 +19,11 @@ from inference_engine.pipeline.learned_state import pack
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import Neighbour, Point, ProviderReply
 from inference_engine.schemas.answers import Usage
+from inference_engine.schemas.corrections import Correction
 from inference_engine.schemas.ledger import Completion, Intent
 from inference_engine.schemas.packets import ledger as ledger_packets
 from inference_engine.schemas.record import JsonObject
+from inference_engine.schemas.requests import Identity
 
 from ..pipeline.support import body
 from .support import TOPICS, MemoryRows, event
@@ -73,6 +75,7 @@ class LearningFlow(Flow):
         learners = Learners(self.decisions, self.settings)
         self.learned = LearnedSharing(learners, promised, self.shards, EmbeddingJudge(queue, 0.85), self.clock)
         self.shards.listener = self.learned
+        self.corrections.listeners.append(self.learned.corrected)
         return self.learned
 
     async def settle(self) -> None:
@@ -85,6 +88,16 @@ class LearningFlow(Flow):
     async def ask_as(self, tenant: str, custom_id: str, text: str) -> None:
         line = orjson.dumps({"custom_id": custom_id, "body": body(text), "engine": {"priority": "express"}})
         await self.ingest.on_request(event(TOPICS.requests, line, headers=(("tenant", tenant.encode()),)))
+
+    async def report_wrong(self, custom_id: str) -> Correction:
+        """As the command does, by the cost rows."""
+        rows = [row for row in self.broker.members(TOPICS.costs) if row["kind"] == "answer" and row["request_id"] == custom_id]
+        identity = Identity(tenant=rows[-1]["tenant_id"], job=rows[-1]["job"], custom_id=custom_id)
+        near = rows[-1].get("cache_tier") in ("semantic", "coalesced")
+        correction = Correction(fingerprint=rows[-1]["source_id"], reported=identity, by_similarity=near, at_ms=self.clock())
+        await self.broker.append(TOPICS.corrections, correction.key, correction.model_dump_json().encode())
+        self.corrections.apply(correction.model_dump_json().encode())
+        return correction
 
     def tiers(self) -> dict[str, str]:
         return {r["custom_id"]: r["engine"]["cache"]["tier"] for r in self.broker.responses()}

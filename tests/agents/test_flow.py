@@ -28,6 +28,7 @@ from inference_engine.agents.safe import DeadLetter
 from inference_engine.agents.semantic import SemanticStage
 from inference_engine.agents.shards import Shards
 from inference_engine.agents.sharing import Sharing, StaticSharing
+from inference_engine.connectors.corrections import Corrections
 from inference_engine.connectors.embedder import HashEmbedder
 from inference_engine.connectors.memory_ledger import MemoryFencedLog, MemoryLedgerTopic
 from inference_engine.connectors.vector_index import BruteForceIndex
@@ -117,9 +118,21 @@ class Flow:
             settings=LedgerSettings(),
         )
         await self.ledger.assigned([0])
-        self.exact = ExactStage(self.rows, out, clerk, KeepAll(), self.clock, lease_ms=60_000, cancelled=lambda _: False)
+        self.corrections = Corrections([], TOPICS.corrections)
+        self.exact = ExactStage(
+            self.rows,
+            out,
+            clerk,
+            KeepAll(),
+            self.clock,
+            lease_ms=60_000,
+            cancelled=lambda _: False,
+            revoked=self.corrections.revoked,
+        )
         await self.exact.assigned([0])
         self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), KeepAll(), self.clock)  # type: ignore[arg-type]
+        self.shards.made_before = self.corrections.made_before
+        self.corrections.listeners.append(self.shards.corrected)
         await self.shards.assigned([0])
         self.ingest = IngestStage(out, Door(self.models, 3600), self.clock, {}, "local")
         route = RouteStage(out, self._route, self.shards.sent, self.clock)
@@ -136,6 +149,8 @@ class Flow:
             await near.on_batch(pendings)
 
         self.embed = EmbedStage(queue, to_semantic, to_route)
+        for _, value in self.broker.topics[TOPICS.corrections]:
+            self.corrections.apply(value)
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
         self.respond = RespondStage(out, clerk, self.ledger)
 

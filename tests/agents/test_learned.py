@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from structlog.testing import capture_logs
 from inference_engine.agents.learners import Promised
 from inference_engine.pipeline.learned_state import unpack
 from inference_engine.pipeline.ports import Neighbour, Vectors
-from inference_engine.schemas.record import Lane
+from inference_engine.schemas.record import JsonObject, Lane
 
+from ..pipeline.support import body
 from .learning import QUICK, LearningFlow, question
 from .support import LANES, TOPICS
 from .test_flow import AGAIN, QUESTIONS, STEPS
@@ -112,6 +114,33 @@ async def test_a_tenant_that_was_promised_none_gets_no_answer_by_similarity() ->
     tiers = flow.tiers()
     assert [tiers[f"s{i}"] for i in range(3)] == ["none"] * 3
     assert [tiers[f"l{i}"] for i in range(3)] == ["none", "semantic", "semantic"]
+
+
+def turns(*texts: str) -> list[JsonObject]:
+    """A user's and an assistant's words in turns."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+async def test_a_last_turn_shares_only_with_that_of_the_same_conversation() -> None:
+    flow = LearningFlow(NO_AUDITS)
+    await flow.teach()
+    await flow.start()
+    began, otherwise = ("I lost it", "I am sorry to hear that"), ("I found it", "I am glad to hear that")
+    again, empty = question("card", 5), " "
+    for name, messages in (
+        ("first", turns(*began, question("card", 1))),
+        ("same conversation", turns(*began, question("card", 2))),
+        ("another", turns(*otherwise, question("card", 3))),
+        ("none before", turns(question("card", 4))),
+        ("said before", turns(again, "tell me more", question("card", 1), "tell me more", again)),
+        ("said before, too", turns(again, "tell me more", question("card", 1), "tell me more", question("card", 6))),
+        ("repeats itself", turns(again, "tell me more", question("card", 1), "tell me more", again + " ")),
+        ("empty", turns(*began, empty)),
+    ):
+        line = {"custom_id": name, "body": {**body(""), "messages": messages}, "engine": {"priority": "express"}}
+        await flow.broker.append(TOPICS.requests, None, orjson.dumps(line), partition=0)
+        await flow.settle()
+    assert {name for name, tier in flow.tiers().items() if tier == "semantic"} == {"same conversation"}
 
 
 async def test_an_audited_hit_is_paid_for_under_its_purpose_and_its_answer_is_its_own() -> None:
