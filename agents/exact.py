@@ -237,7 +237,7 @@ class _Batch:
         if told is not None:
             self._sends.cost(self._s._clerk.in_vain(told, record), told.lane)
             record = record.model_copy(update={"asker": told})
-        if not exact.worth_keeping(record, kept) or self._s._revoked(record):
+        if not exact.worth_keeping(record, kept):
             return
         value = packets.answers.encode_one(record)
         self._changes[key] = value

@@ -26,7 +26,9 @@ async def shared_by_three() -> LearningFlow:
 @pytest.mark.parametrize("reported", ["paid", "exact", "near"])
 async def test_whoever_reports_it_the_answer_leaves_both_caches_at_once(reported: str) -> None:
     flow = await shared_by_three()
+    assert flow.shards.prompts == 1
     await flow.report_wrong(reported)
+    assert flow.shards.prompts == 0
     flow.clock.ms += 1
     flow.provider.era = "new"
     for name, wording in (("same", 1), ("same-as-near", 2)):
