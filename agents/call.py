@@ -356,7 +356,7 @@ class _Payment:
             intending.add(flight)
             try:
                 tier = "standard" if first is not None else self._tier(model)
-                intent = await self._intend(model, cap_pico, tier, "answer" if first is None else "hedge")
+                intent = await self._intend(model, cap_pico, tier, self._purpose(first))
             finally:
                 intending.discard(flight)
             if intent is None:
@@ -369,6 +369,11 @@ class _Payment:
                 return await attempt.run()
         finally:
             permit.release()
+
+    def _purpose(self, first: Permit | None) -> Purpose:
+        if first is not None:
+            return "hedge"
+        return "audit" if self._call.audit else "answer"
 
     def _left_s(self) -> float | None:
         """Until the deadline; None where there is none."""

@@ -1,7 +1,7 @@
 """Runs the coalescer: gathers misses of one scope for a moment and finds those that mean the same."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,17 +10,19 @@ from ..pipeline import coalesce
 from ..pipeline.semantic import SharingPolicy
 from ..pipeline.window import Arrivals, WindowPolicy, should_close, wait_ms
 from ..schemas.record import Lane
+from .learned import nearest
 from .pending import Group, Pending
+from .sharing import Sharing
 
-Key = tuple[int, str, Lane]
+Key = tuple[int, str, Lane, Hashable]
+"""Partition, scope, lane, and what is promised: only what is equal in all of it may share a call."""
 Forward = Callable[[list[Group]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class CoalesceSettings:
-    """How windows close and who may share."""
+    """How windows close, and what is sent side by side."""
 
-    policy: SharingPolicy
     windows: Mapping[Lane, WindowPolicy]
     group_similarity: float = 0.85
     """Cosine from which leaders are sent side by side."""
@@ -42,6 +44,7 @@ class CoalesceStage:
     def __init__(
         self,
         settings: CoalesceSettings,
+        sharing: Sharing,
         forward: Forward,
         *,
         more: Callable[[Lane], bool] = lambda _: True,
@@ -49,6 +52,7 @@ class CoalesceStage:
     ) -> None:
         """`more`: are prompts of a lane on their way here? `calls_wait`: do calls of a lane wait for the provider's limits?"""
         self._settings = settings
+        self._sharing = sharing
         self._forward = forward
         self._more, self._calls_wait = more, calls_wait
         self._arrivals = {lane: Arrivals() for lane in Lane}
@@ -59,7 +63,7 @@ class CoalesceStage:
         now = asyncio.get_running_loop().time()
         touched: dict[Key, None] = {}
         for pending in pendings:
-            key = (pending.partition, pending.miss.request.scope, pending.lane)
+            key = (pending.partition, pending.miss.request.scope, pending.lane, self._sharing.kind(pending))
             self._arrivals[pending.lane].add(1, now)
             window = self._windows.get(key) or self._open(key, now)
             window.members.append(pending)
@@ -95,7 +99,8 @@ class CoalesceStage:
 
     async def _send(self, members: list[Pending]) -> None:
         try:
-            await self._forward(await asyncio.to_thread(plan_groups, members, self._settings))
+            groups = await asyncio.to_thread(plan_groups, members, self._settings, self._sharing.pair_policy(members[0]))
+            await self._forward(self._sharing.settle(groups))
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -103,7 +108,7 @@ class CoalesceStage:
                 pending.fail(error)
 
 
-def plan_groups(members: Sequence[Pending], settings: CoalesceSettings) -> list[Group]:
+def plan_groups(members: Sequence[Pending], settings: CoalesceSettings, policy: SharingPolicy) -> list[Group]:
     """One window's plan, as groups of pendings in the order in which they are sent."""
     first: dict[str, Pending] = {}
     again: list[Group] = []
@@ -115,9 +120,9 @@ def plan_groups(members: Sequence[Pending], settings: CoalesceSettings) -> list[
             first[fingerprint] = pending
     if len(first) == 1 or not settings.enabled:
         return [*(Group(p) for p in first.values()), *again]
-    prompts = [coalesce.Pending(key, p.text or "", p.miss.request.accepted_ms) for key, p in first.items()]
+    prompts = [coalesce.Pending(key, p.text or "", p.miss.request.accepted_ms, nearest(p)) for key, p in first.items()]
     vectors = np.stack([p.vector for p in first.values() if p.vector is not None])
-    plan = coalesce.plan(prompts, vectors, settings.policy, group_similarity=settings.group_similarity)
+    plan = coalesce.plan(prompts, vectors, policy, group_similarity=settings.group_similarity)
     groups: list[Group] = []
     for group in plan.groups:
         head = group.merges[0].leader if len(group.merges) > 1 else None

@@ -24,23 +24,25 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
+from ..pipeline.learned import LearnedSettings
 from ..pipeline.models import Catalogue, ProviderName
 from ..pipeline.ports import BatchProvider, Provider, VectorIndex
 from ..pipeline.prices import day_of
-from ..pipeline.semantic import StaticPolicy, decide
+from ..pipeline.semantic import StaticPolicy
 from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
 from .embedders import embedder_of
 from .keeper import EvictionKeeper
+from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routing import route_with
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
-from .worker import SemanticParts, Worker, WorkerParts, now_ms
+from .worker import Learning, SemanticParts, Worker, WorkerParts, now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -101,19 +103,33 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
         return None
     load_clustering()
     caching, batching = settings.caching, settings.batching
-    policy = StaticPolicy(threshold=caching.similarity_threshold)
-    windows = _windows(settings)
     return SemanticParts(
         embedder=found.embedder,
         make_index=partial(_make_index, settings, folder),
         keeper=EvictionKeeper(
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
         ),
-        decide=lambda text, neighbours, now: decide(text, neighbours, policy, now),
+        policy=sharing_of(settings),
         coalesce=CoalesceSettings(
-            policy=policy, windows=windows, group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
+            windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
         ),
     )
+
+
+def sharing_of(settings: Settings) -> StaticPolicy | Learning:
+    """Who may share an answer, and how often that may be wrong."""
+    caching = settings.caching
+    if caching.policy == "static":
+        return StaticPolicy(threshold=caching.similarity_threshold)
+
+    def promised(tenant: str, feature: str) -> Promised:
+        bound = caching.error_bound_tenants.get(tenant, caching.error_bound)
+        if feature not in caching.error_bound_features:
+            return Promised(tenant, "", bound)
+        own = caching.error_bound_features[feature]
+        return Promised(tenant, feature, min(bound, own) if tenant in caching.error_bound_tenants else own)
+
+    return Learning(LearnedSettings(per=caching.error_bound_per, audit_rate=caching.audit_rate), promised, caching.judge_similarity)
 
 
 def _call_settings(settings: Settings) -> CallSettings:

@@ -89,8 +89,11 @@ class ExactStage:
         lease_ms: int,
         cancelled: Callable[[Request], bool],
         oldest_call_ms: Callable[[int], int | None] = lambda _: None,
+        revoked: Callable[[AnswerRecord], bool] = lambda _: False,
     ) -> None:
-        """`oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
+        """`revoked`: answers that were reported wrong, which nobody is given who asks later.
+
+        `oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
         hours a flight whose call has not had its turn is not lost."""
         self._rows = rows
         self._decided = Decided(rows)
@@ -101,6 +104,7 @@ class ExactStage:
         self._lease_ms = lease_ms
         self._cancelled = cancelled
         self._oldest_call_ms = oldest_call_ms
+        self._revoked = revoked
         self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
@@ -176,6 +180,8 @@ class _Batch:
         key = exact.answer_key(fingerprint)
         raw = self._read(key)
         answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
+        if answer is not None and self._s._revoked(answer):
+            answer = self._changes[key] = None
         raw = self._read(exact.flight_key(fingerprint))
         flight = Flight.model_validate_json(raw) if raw is not None else None
         late = flight is not None and self._now >= flight.lease_ms

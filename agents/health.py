@@ -57,6 +57,8 @@ class Health:
                 "batches": self._worker.batches.shown(),
                 "waiting_for_a_batch": self._worker.batches.waiting(),
                 "semantic": "on" if self._worker.shards is not None else "off",
+                "sharing": self._worker.sharing.shown() if self._worker.sharing is not None else {"policy": "exact"},
+                "corrections": self._worker.corrections.known,
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },
             status=200 if ready else 503,

@@ -26,6 +26,10 @@ BREAKER = Gauge("inference_circuit_breaker_state", "0 closed, 1 half open, 2 ope
 BREAKER_OPENED = Gauge("inference_circuit_breaker_opened", "How often the model's breaker has opened since the worker began.", ["model"])
 LIMIT = Gauge("inference_provider_limit_per_minute", "As configured or as the provider says, over all keys.", ["model", "kind"])
 
+COMPARED = Counter("inference_answers_compared", "Answers compared with the one that would have been shared.", ["of", "outcome"])
+AUDITS = Counter("inference_audits", "Hits that are paid for all the same, so that the two answers can be compared.")
+FALLBACKS = Counter("inference_semantic_fallbacks", "Compared answers broke the bound: only exact hits for a while.", ["scopes"])
+
 CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")
 
 

@@ -8,6 +8,8 @@ from ..schemas.topics import Topics, TopicSpec
 from .settings import Settings
 
 EXACT_TABLE = "exact"
+DECISIONS_TABLE = "decisions"
+"""What was learned about sharing answers, by scope shard."""
 
 
 def app_id(topics: Topics) -> str:
@@ -17,7 +19,7 @@ def app_id(topics: Topics) -> str:
 
 def changelogs(topics: Topics) -> tuple[str, ...]:
     """Changelog topics of the workers' tables, to be created before any worker starts."""
-    return (f"{app_id(topics)}-{EXACT_TABLE}-changelog",)
+    return tuple(f"{app_id(topics)}-{table}-changelog" for table in (EXACT_TABLE, DECISIONS_TABLE))
 
 
 def specs(settings: Settings) -> Sequence[TopicSpec]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..pipeline.learned import Considered
 from ..pipeline.ports import Vector
 from ..schemas.record import Lane
 from ..schemas.requests import Miss
@@ -20,6 +21,10 @@ class Pending:
     """Done when a stage has decided: its result is done when the broker has acknowledged the decision."""
     text: str | None = None
     vector: Vector | None = None
+    considered: Considered | None = None
+    """What the learned decision looked at."""
+    audit: bool = False
+    """It may share, and is sent to the provider all the same."""
 
     @property
     def lane(self) -> Lane:

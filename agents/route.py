@@ -45,7 +45,7 @@ class RouteStage:
                 self._refuse(sends, group, error)
                 continue
             embedding = vectors.pack(leader.vector) if leader.vector is not None else None
-            call = Call(request=leader.miss.request, route=route, group=group.prefix_group, embedding=embedding)
+            call = Call(request=leader.miss.request, route=route, group=group.prefix_group, embedding=embedding, audit=leader.audit)
             leader.hand_over(sends.call(call))
             self._follow(sends, group)
             if leader.vector is not None:

@@ -3,70 +3,82 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from ..pipeline.errors import Unavailable
 from ..pipeline.ports import Neighbour
-from ..pipeline.semantic import Hit, Miss
 from ..schemas.requests import Follow, Lookup
 from .outbox import Outbox
 from .packer import Now
-from .pending import Pending
+from .pending import Group, Pending
 from .shards import Shards
+from .sharing import Sharing
 
 log = structlog.get_logger(__name__)
 
 Forward = Callable[[list[Pending]], Awaitable[None]]
-Semantic = Callable[[str, Sequence[Neighbour], int], Hit | Miss]
-"""(text, neighbours of its tenant and scope, now in ms) -> may it take the answer of one of them?"""
-NEIGHBOURS = 6
+ForwardGroups = Callable[[list[Group]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """What became of a batch, but for its hits."""
+
+    misses: list[Pending] = field(default_factory=list)
+    audits: list[Pending] = field(default_factory=list)
 
 
 class SemanticStage:
-    """A hit follows its source's answer; a miss goes on to be coalesced."""
+    """A hit follows its source's answer; a miss goes on to be coalesced; an audited hit is paid for, and follows nobody."""
 
-    def __init__(self, shards: Shards, decide: Semantic, outbox: Outbox, forward: Forward, now: Now) -> None:
+    def __init__(self, shards: Shards, sharing: Sharing, outbox: Outbox, forward: Forward, alone: ForwardGroups, now: Now) -> None:
         self._shards = shards
-        self._decide = decide
+        self._sharing = sharing
         self._out = outbox
         self._forward = forward
+        self._alone = alone
         self._now = now
 
     async def on_batch(self, pendings: Sequence[Pending]) -> None:
         try:
-            misses = await self._search(pendings)
-            if misses:
-                await self._forward(misses)
+            found = await self._search(pendings)
+            if found.audits:
+                await self._alone([Group(pending) for pending in found.audits])
+            if found.misses:
+                await self._forward(found.misses)
         except asyncio.CancelledError:
             raise
         except Exception as error:
             for pending in pendings:
                 pending.fail(error)
 
-    async def _search(self, pendings: Sequence[Pending]) -> list[Pending]:
+    async def _search(self, pendings: Sequence[Pending]) -> _Sorted:
         by_scope: dict[tuple[int, str, str], list[Pending]] = defaultdict(list)
         for pending in pendings:
             request = pending.miss.request
             by_scope[pending.partition, request.identity.tenant, request.scope].append(pending)
-        misses: list[Pending] = []
+        result = _Sorted()
         sends = self._out.batch()
         for (partition, tenant, scope), members in by_scope.items():
             vectors = np.stack([p.vector for p in members if p.vector is not None])
             try:
-                found = await self._shards.search(partition, tenant, scope, vectors, NEIGHBOURS)
+                found = await self._shards.search(partition, tenant, scope, vectors, self._sharing.searched)
             except Unavailable as error:
                 log.warning("the vector index can't be asked: requests go on without the semantic tier", error=str(error))
-                misses += members
+                result.misses += members
                 continue
             for pending, neighbours in zip(members, found, strict=True):
                 follow = self._follow(partition, pending, neighbours)
-                if follow is None:
-                    misses.append(pending)
+                if pending.audit:
+                    result.audits.append(pending)
+                elif follow is None:
+                    result.misses.append(pending)
                 else:
                     pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
-        return misses
+        return result
 
     def _follow(self, partition: int, pending: Pending, neighbours: Sequence[Neighbour]) -> Follow | None:
         request, now = pending.miss.request, self._now()
@@ -76,14 +88,14 @@ class SemanticStage:
             for n in neighbours
             if n.point.id != request.fingerprint and n.point.scope == request.scope and n.point.tenant == request.identity.tenant
         ]
-        decision = self._decide(pending.text or "", others, now)
-        if not isinstance(decision, Hit):
+        found = self._sharing.find(pending, others, now)
+        if found is None:
             return None
-        source = decision.neighbour.point
+        source = found.point
         return Follow(
             fingerprint=source.id,
             scope=source.scope,
             kind="semantic",
-            similarity=decision.neighbour.similarity,
+            similarity=found.similarity,
             since_ms=self._shards.called(partition, source.id),
         )

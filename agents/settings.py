@@ -34,6 +34,8 @@ _MAPPINGS: Mapping[str, str] = {
     "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
     "TENANT_TOPICS": '{"requests.acme": "acme"}',
     "ON_AMBIGUOUS_TENANTS": '{"acme": "fail"}',
+    "CACHE_ERROR_BOUND_TENANTS": '{"acme": 0.002}',
+    "CACHE_ERROR_BOUND_FEATURES": '{"legal": 0}',
 }
 """Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -1,12 +1,13 @@
 """The groups of the settings, and how a field says which environment name it is read from."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..pipeline.lanes import LawName
 
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 DEFAULT_WEIGHTS: Mapping[str, float] = {"length": 0.2, "reasoning": 0.3, "domain": 0.2, "context": 0.15, "output": 0.15}
 
 
@@ -55,8 +56,25 @@ class CachingConfig(Group):
     semantic_cache_size: int = env("CACHE_SEMANTIC_SIZE", 50_000, "answered prompts kept for similarity, per engine", ge=0)
     prefix_cache_size: int = env("CACHE_PREFIX_SIZE", 1_000, "shared prefixes that are remembered", ge=0)
     eviction_policy: Literal["lru", "lfu", "cost_aware"] = env("CACHE_EVICTION_POLICY", "lru", "what leaves a full cache first")
+    policy: Literal["learned", "static"] = env(
+        "CACHE_POLICY", "learned", "learned | static: who may share an answer; learned keeps CACHE_ERROR_BOUND, static has no bound"
+    )
+    error_bound: float = env(
+        "CACHE_ERROR_BOUND", 0.01, "wrong shared answers at most, as a share; 0: none by similarity", ge=0, lt=1, allow_inf_nan=False
+    )
+    error_bound_per: Literal["request", "hit"] = env("CACHE_ERROR_BOUND_PER", "request", "request | hit: of what it is a share")
+    error_bound_tenants: Mapping[str, Share] = env(
+        "CACHE_ERROR_BOUND_TENANTS", {}, 'tenants that are promised another bound, JSON: {"acme": 0.002}'
+    )
+    error_bound_features: Mapping[str, Share] = env(
+        "CACHE_ERROR_BOUND_FEATURES", {}, 'the same by feature_name; the stricter holds, JSON: {"legal": 0}'
+    )
+    audit_rate: float = env("CACHE_AUDIT_RATE", 0.05, "share of the hits that are paid for all the same, to compare", gt=0, le=1)
+    judge_similarity: float = env(
+        "CACHE_JUDGE_SIMILARITY", 0.85, "cosine from which two answers in free text say the same", gt=0, le=1, allow_inf_nan=False
+    )
     similarity_threshold: float = env(
-        "CACHE_SIMILARITY_THRESHOLD", 0.92, "cosine from which an answered prompt may answer another", ge=0, le=1, allow_inf_nan=False
+        "CACHE_SIMILARITY_THRESHOLD", 0.92, "policy static: cosine from which answers are shared", ge=0, le=1, allow_inf_nan=False
     )
     ttl_seconds: int = env("CACHE_TTL_SECONDS", 3600, "age up to which an answer is given again, s; 0: never", ge=0)
     semantic_enabled: bool = env("CACHE_SEMANTIC_ENABLED", True, "answer by similarity at all")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import structlog
 from pydantic import ValidationError
@@ -10,9 +11,11 @@ from pydantic import ValidationError
 from ..connectors.tail import Tail
 from ..pipeline import vectors
 from ..pipeline.errors import Unavailable
+from ..pipeline.judge import HEAD
 from ..pipeline.ports import Neighbour, Point, VectorIndex, Vectors
 from ..schemas import packets
-from ..schemas.answers import VectorRecord
+from ..schemas.answers import Told, VectorRecord
+from ..schemas.corrections import Correction
 from .exact import Keeper
 from .packer import Now
 from .pending import Pending
@@ -36,17 +39,28 @@ class _Shard:
         """Fingerprint -> when its point expires."""
         self.called: dict[str, int] = {}
         """Fingerprint -> take-off of its last flight whose call is durable, of points in the index."""
+        self.told: dict[str, Told] = {}
+        """Fingerprint -> what is kept of its answer, of points in the index."""
         self.add: list[Point] = []
         self.drop: list[str] = []
 
     def forget(self, fingerprint: str) -> None:
         self.known.pop(fingerprint, None)
         self.called.pop(fingerprint, None)
+        self.told.pop(fingerprint, None)
         self.drop.append(fingerprint)
 
     def take(self) -> tuple[list[Point], list[str]]:
         add, drop, self.add, self.drop = self.add, self.drop, [], []
         return add, drop
+
+
+class Listener(Protocol):
+    """Learns from the answers of the points."""
+
+    def answered(self, partition: int, fingerprint: str, told: Told, *, changed: bool) -> None: ...
+
+    def forgot(self, partition: int, fingerprint: str) -> None: ...
 
 
 class Shards:
@@ -61,6 +75,9 @@ class Shards:
         self._shards: dict[int, _Shard] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._rest_until = float("-inf")
+        self.listener: Listener | None = None
+        self.made_before: Callable[[str, int], bool] = lambda _fingerprint, _created_ms: False
+        """Was an answer to this fingerprint reported wrong after it was made at this time?"""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
 
     @classmethod
@@ -155,9 +172,12 @@ class Shards:
         if shard is None:
             return
         if record.revoked:
-            shard.forget(record.fingerprint)
+            self._forget(partition, shard, record.fingerprint)
             return
-        if record.expires_ms <= self._now() or self._is_known(shard, record.fingerprint):
+        if record.expires_ms <= self._now() or self.made_before(record.fingerprint, record.created_ms):
+            return
+        if self._is_known(shard, record.fingerprint):
+            self._tell(partition, shard, record)
             return
         try:
             vector = vectors.unpack(record.vector)
@@ -168,6 +188,40 @@ class Shards:
             record.fingerprint, vector, record.tenant, record.scope, record.text, created_ms=record.created_ms, expires_ms=record.expires_ms
         )
         self._add(partition, shard, point)
+        if self._is_known(shard, record.fingerprint):
+            self._tell(partition, shard, record)
+
+    def _tell(self, partition: int, shard: _Shard, record: VectorRecord) -> None:
+        if record.answer is None:
+            return
+        before = shard.told.get(record.fingerprint)
+        shard.told[record.fingerprint] = record.answer
+        if self.listener is not None:
+            changed = before is not None and before.digest != record.answer.digest
+            self.listener.answered(partition, record.fingerprint, record.answer, changed=changed)
+
+    def corrected(self, correction: Correction) -> None:
+        """The answer is not found any more, wherever it is."""
+        for partition, shard in self._shards.items():
+            if correction.fingerprint in shard.known:
+                self._forget(partition, shard, correction.fingerprint)
+
+    def told(self, partition: int, fingerprint: str) -> Told | None:
+        """What is kept of the answer of a point; None where there is none, or not yet."""
+        shard = self._shards.get(partition)
+        return None if shard is None else shard.told.get(fingerprint)
+
+    def drop(self, partition: int, fingerprints: Sequence[str]) -> None:
+        """They are not found any more, until they are answered again."""
+        shard = self._shards.get(partition)
+        if shard is not None:
+            for fingerprint in fingerprints:
+                self._forget(partition, shard, fingerprint)
+
+    def _forget(self, partition: int, shard: _Shard, fingerprint: str) -> None:
+        shard.forget(fingerprint)
+        if self.listener is not None:
+            self.listener.forgot(partition, fingerprint)
 
     def sent(self, pendings: Sequence[Pending]) -> None:
         """Leaders that are being answered: later misses may already wait for them."""
@@ -206,12 +260,12 @@ class Shards:
             return
         shard.known[point.id] = point.expires_ms
         shard.add.append(point)
-        size = point.vector.nbytes + len(point.text) + 256
+        size = point.vector.nbytes + len(point.text) + 256 + HEAD
         for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, 0, self._now()):
-            shard.forget(key.hex())
+            self._forget(partition, shard, key.hex())
         if len(shard.add) >= FLUSH_AT and not self._resting:
             task = asyncio.ensure_future(self._flush(partition, shard))
-            task.add_done_callback(_tell)
+            task.add_done_callback(_tell_failure)
 
     async def _flush(self, partition: int, shard: _Shard) -> None:
         add, drop = shard.take()
@@ -259,6 +313,6 @@ def _close_all(made: Sequence[VectorIndex]) -> None:
         index.close()
 
 
-def _tell(task: "asyncio.Future[None]") -> None:
+def _tell_failure(task: "asyncio.Future[None]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("the vector index could not be written; some prompts won't be found by similarity", error=repr(error))

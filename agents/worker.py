@@ -12,6 +12,7 @@ from typing import Literal
 import structlog
 
 from ..connectors.controls import Controls
+from ..connectors.corrections import Corrections
 from ..connectors.fenced_log import FencedLog
 from ..connectors.flight_index import RocksFlightIndex
 from ..connectors.heap import give_back_freed
@@ -22,6 +23,7 @@ from ..pipeline.billing import bill, cap
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
+from ..pipeline.learned import LearnedSettings
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
@@ -29,6 +31,7 @@ from ..pipeline.prefix import Terms, terms_of
 from ..pipeline.prices import ServiceTier, day_of, rates
 from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
+from ..pipeline.semantic import StaticPolicy
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
 from ..schemas.topics import Topics, TopicSpec
@@ -41,9 +44,12 @@ from .embed import EmbedQueue, EmbedStage
 from .exact import ExactStage, Keeper
 from .health import Health
 from .ingest import IngestStage
+from .judge import EmbeddingJudge
+from .learned import LearnedSharing
+from .learners import Bounds, Learners
 from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
-from .names import EXACT_TABLE, app_id
+from .names import DECISIONS_TABLE, EXACT_TABLE, app_id
 from .outbox import Outbox
 from .own_folder import only_worker_in
 from .prefix import PrefixRoom
@@ -51,8 +57,9 @@ from .provider_batch import BatchStage
 from .respond import RespondStage
 from .route import Decide, RouteStage
 from .safe import SafeApp, create_app, run_app
-from .semantic import Semantic, SemanticStage
+from .semantic import SemanticStage
 from .shards import Shards
+from .sharing import Sharing, StaticSharing
 from .throttle import Throttle, ThrottleSettings
 from .topology import Channels, Limit, Stages, build_topology, to_channel
 from .watchdog import Watchdog, WatchdogSettings
@@ -82,6 +89,17 @@ IN_WORK: Mapping[str, Limit] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Learning:
+    """What the learned decision needs."""
+
+    settings: LearnedSettings
+    """All but the bound."""
+    bounds: Bounds
+    judge_similarity: float
+    """Cosine from which two answers in free text say the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class SemanticParts:
     """What the semantic tier needs; without it the tier is off."""
 
@@ -89,7 +107,7 @@ class SemanticParts:
     make_index: Callable[[int], VectorIndex]
     """By partition."""
     keeper: Keeper
-    decide: Semantic
+    policy: StaticPolicy | Learning
     coalesce: CoalesceSettings
 
 
@@ -148,6 +166,7 @@ class Worker:
         self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
+        self.corrections = Corrections(parts.brokers, parts.topics.corrections)
         self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
         self.fenced = FencedLog(",".join(parts.brokers), parts.topics.ledger, f"{app_id(parts.topics)}-calls")
         self.ledger = self._ledger()
@@ -156,6 +175,7 @@ class Worker:
         self.calls.batches = self.batches if parts.batches else None
         self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
         self.shards: Shards | None = None
+        self.sharing: Sharing | None = None
         self.stages = self._stages()
 
     def _app(self) -> SafeApp:
@@ -240,6 +260,9 @@ class Worker:
         semantic = parts.semantic
         if semantic is not None:
             self.shards = Shards.create(semantic.make_index, parts.brokers, parts.topics.vectors, semantic.keeper, now_ms)
+            self.shards.made_before = self.corrections.made_before
+            self.corrections.listeners.append(self.shards.corrected)
+            self.sharing = self._sharing(semantic, self.shards)
         table = app.safe_table(EXACT_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
         lease_ms = int((parts.call.max_attempts * (parts.call.call_timeout_s + 30) + parts.call.give_up_s) * 1000)
         return Stages(
@@ -252,20 +275,37 @@ class Worker:
                 now_ms,
                 lease_ms=lease_ms,
                 cancelled=self.controls.cancelled,
+                revoked=self.corrections.revoked,
                 oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
             ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
-            semantic=SemanticStage(self.shards, semantic.decide, out, to_coalesce, now_ms) if semantic and self.shards else None,
-            coalesce=CoalesceStage(semantic.coalesce, to_route, more=self.queue.expects, calls_wait=self.limits.waits)
-            if semantic and self.queue
+            semantic=SemanticStage(self.shards, self.sharing, out, to_coalesce, to_route, now_ms) if self.shards and self.sharing else None,
+            coalesce=CoalesceStage(semantic.coalesce, self.sharing, to_route, more=self.queue.expects, calls_wait=self.limits.waits)
+            if semantic and self.queue and self.sharing
             else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls, self.throttle.at_once),
             respond=RespondStage(out, self.clerk, self.ledger),
         )
 
+    def _sharing(self, semantic: SemanticParts, shards: Shards) -> Sharing:
+        # The table is there with either policy: what was learned outlives a time with the other one.
+        table = self.app.safe_table(DECISIONS_TABLE, partitions=self.parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
+        policy = semantic.policy
+        if isinstance(policy, StaticPolicy):
+            return StaticSharing(policy)
+        assert self.queue is not None
+        judge = EmbeddingJudge(self.queue, policy.judge_similarity)
+        sharing = LearnedSharing(Learners(table, policy.settings), policy.bounds, shards, judge, now_ms)
+        shards.listener = sharing
+        self.corrections.listeners.append(sharing.corrected)
+        return sharing
+
     async def _assigned(self, partitions: frozenset[int]) -> None:
         self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+        if self.sharing is not None:
+            # What an event of a partition that had gone may have loaded again since.
+            await self.sharing.forget(sorted(partitions))
         await asyncio.gather(
             self.ledger.assigned(partitions),
             self.stages.exact.assigned(partitions),
@@ -275,6 +315,8 @@ class Worker:
         await self.batches.assigned(partitions)
 
     async def _revoked(self, partitions: frozenset[int]) -> None:
+        if self.sharing is not None:
+            await self.sharing.forget(sorted(partitions))
         await self.batches.revoked(partitions)
         await asyncio.gather(
             self.ledger.revoked(partitions),
@@ -303,6 +345,7 @@ class Worker:
         self.app.on_stopping(self._drain)
         health = Health(self)
         await self.controls.start()
+        await self.corrections.start()
         if self.shards is not None:
             await self.shards.start()
         port = await health.start(parts.metrics_port)
@@ -350,6 +393,8 @@ class Worker:
             on_ready(port)
 
     async def _drain(self) -> None:
+        if self.sharing is not None:
+            await self.sharing.close()
         lost = await self.batches.drain(DRAIN_S)
         if lost:
             log.warning("batches were being submitted at the end: the next owner looks for them at the provider", batches=lost)
@@ -362,6 +407,7 @@ class Worker:
         await self.ledger.close()
         await self.fenced.close()
         await self.controls.stop()
+        await self.corrections.stop()
         if self.shards is not None:
             await self.shards.stop()
         if self.queue is not None:

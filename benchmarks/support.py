@@ -180,6 +180,8 @@ def engine(provider: Provider, *, semantic: bool, start: bool = True, **settings
             "OPENAI_API_KEY": "x",
             "OPENAI_BASE_URL": provider.openai_url,
             "CACHE_SEMANTIC_ENABLED": str(semantic).lower(),
+            # What simulated answers say is gibberish: the learned policy would share none of them.
+            "CACHE_POLICY": "static",
             **settings,
         }
         made = Engine(home, environ)

@@ -150,6 +150,32 @@ def cancel(job: Annotated[str, typer.Argument(help="Its name.")], tenant: Tenant
 
 
 @app.command()
+def revoke(
+    job: Annotated[str, typer.Argument(help="Of the request that got a wrong answer.")],
+    custom_id: Annotated[str, typer.Argument(help="Of that request.")],
+    tenant: Tenant = None,
+    reason: Annotated[str, typer.Option(help="Kept with the correction.")] = "",
+    output: Annotated[str, typer.Option("--format", "-f", help="Of the list: table, tsv, csv or json.")] = "table",
+) -> None:
+    """Take a wrong answer out of the caches, and list everyone it was given to."""
+    from ..schemas.requests import Identity
+    from .costs_access import open_costs
+    from .engine import engine, now_ms
+    from .revoke import correction_of, served
+    from .revoke import revoke as take_back
+    from .sql import Format, print_result
+    from .where import costs_location
+
+    found = engine()
+    with open_costs(costs_location()) as costs:
+        reported = Identity(tenant=tenant or found.settings.default_tenant, job=job, custom_id=custom_id)
+        correction = correction_of(costs, reported, reason, now_ms())
+        take_back(correction, found.running(), found.settings.topics)
+        print_result(*served(costs, correction), Format(output))
+    _tell("The answer is not given again. Who asks under the same job and custom_id is told it still: it was paid for.")
+
+
+@app.command()
 def up() -> None:
     """Start the engine on this machine: Kafka, topics, the cost sink and workers."""
     from .engine import engine

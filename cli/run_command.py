@@ -177,6 +177,9 @@ def summary_table(result: RunResult) -> Table:
     return table
 
 
+LEARNS = "who may share is learned as answers come (CACHE_POLICY): none is counted on"
+
+
 def share(amount: Decimal, summary: JobSummary) -> str:
     """Of the counterfactual, in percent."""
     whole = summary.counterfactual_usd
@@ -191,7 +194,7 @@ def estimate(arguments: RunArguments) -> int:
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     defaults = RowDefaults("estimate", options.model, options.priority, options.deadline, options.use_cache)
-    embed, why_not = _embed(found)
+    embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, LEARNS)
     threshold = found.settings.caching.similarity_threshold
     estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
     console = _console()

@@ -4,7 +4,7 @@ The answer is a function of the model and the last user message (or comes from a
 to the byte. A token is four bytes of UTF-8, rounded up, plus four tokens around each part of the prompt.
 
 Marks in the last user message steer one call: `[[fault:KIND]]`, `[[fault:KIND*3]]` (three times, then well), and
-`[[tokens:200]]` (that many tokens of answer).
+`[[tokens:200]]` (that many tokens of answer), and `[[answer:lost-card]]` (that word is the answer).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ BILLED_FAULTS = frozenset({"drop", "reset", "truncated", "no-usage", "wrong-mode
 """Billed, and then: the connection closed, or reset within the body; half a JSON; ..."""
 FAULTS = UNBILLED_FAULTS | BILLED_FAULTS
 
-_MARK = re.compile(r"\[\[(fault|tokens):([a-z0-9-]+)(?:\*(\d+))?\]\]")
+_MARK = re.compile(r"\[\[(fault|tokens|answer):([a-z0-9-]+)(?:\*(\d+))?\]\]")
 _VOCABULARY = (
     "account card order payment balance limit transfer branch status refund delivery window address number update request "
     "please check open confirm change wait review send visit keep track within before after today online settings help page "
@@ -192,6 +192,7 @@ def answer(asked: Asked, book: Mapping[str, str] | None = None) -> Answered:
 
 def _text(asked: Asked, index: int, book: Mapping[str, str] | None) -> str:
     known = book.get(asked.text.strip()) if book else None
+    known = known or next((value for kind, value, _ in _MARK.findall(asked.text) if kind == "answer"), None)
     if known is None:
         seed = f"{asked.model}\0{index}\0{asked.text}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(seed, digest_size=32).digest()

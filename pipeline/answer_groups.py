@@ -28,9 +28,25 @@ class AnswerGroups:
     def __init__(self) -> None:
         self._group: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
-        self._made = 0
-        self._votes = 0
-        self._minority = 0
+        self.made = 0
+        """Names given so far."""
+        self.votes = 0
+        """Words of the judge by which its noise is measured, and those of them against their group's majority."""
+        self.minority = 0
+
+    @classmethod
+    def restored(cls, groups: Mapping[str, str], made: int, votes: int, minority: int) -> "AnswerGroups":
+        """From what `members` and the three counts said."""
+        found = cls()
+        found._group = dict(groups)
+        for point, group in groups.items():
+            found._members.setdefault(group, set()).add(point)
+        found.made, found.votes, found.minority = made, votes, minority
+        return found
+
+    def members(self) -> dict[str, str]:
+        """Each linked point's group."""
+        return dict(self._group)
 
     def of(self, point: str) -> str:
         """The name of the point's group."""
@@ -43,7 +59,7 @@ class AnswerGroups:
     @property
     def judge_noise(self) -> float | None:
         """The share of comparisons that go against the majority of their group; None until enough were seen."""
-        return self._minority / self._votes if self._votes >= _PROVEN else None
+        return self.minority / self.votes if self.votes >= _PROVEN else None
 
     def link(self, point: str, other: str) -> None:
         """Their answers are equal: so are all of both groups."""
@@ -53,8 +69,8 @@ class AnswerGroups:
         small, large = sorted((one, two), key=lambda name: len(self._members.get(name, ())))
         if large not in self._members:
             # Not named after its first point, which may leave the cache and come back with another answer.
-            self._made += 1
-            first, large = large, f"={self._made}"
+            self.made += 1
+            first, large = large, f"={self.made}"
             self._members[large] = {first}
             self._group[first] = large
         moved = self._members.pop(small, {small})
@@ -105,5 +121,5 @@ class AnswerGroups:
         for said in heard:
             if len(said) >= 3:
                 yes = sum(v.agrees for v in said)
-                self._votes += len(said)
-                self._minority += min(yes, len(said) - yes)
+                self.votes += len(said)
+                self.minority += min(yes, len(said) - yes)

@@ -39,5 +39,8 @@ class DriftMonitor:
         """Half-way to an alarm: worth looking closer."""
         return max(self.sums) > ALARM / 2
 
+    def copy(self) -> "DriftMonitor":
+        return DriftMonitor(list(self.sums), list(self.rising_since))
+
     def reset(self) -> None:
         self.sums = [0.0] * len(SHARES)

@@ -12,7 +12,7 @@ Sources: online-learned thresholds with a bound, vCache (arXiv 2502.03771), whic
 drawn where they tell most, Neyman (1934). docs/semantic-cache.md has the figures, docs/decisions/semantic-decision.md what was tried.
 """
 
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log, log10, sqrt
@@ -22,7 +22,8 @@ import numpy as np
 
 from .answer_groups import AnswerGroups, Vote
 from .drift import DriftMonitor
-from .logistic import Floats, fit, shrunk_offset, sigmoid
+from .learned_state import LearnerState, Lesson, Row, Seen
+from .logistic import Floats, fit, shrunk_offsets, sigmoid
 from .numbers import numbers
 from .ports import Neighbour
 from .semantic import Features, Verdict
@@ -30,9 +31,6 @@ from .semantic import Features, Verdict
 NEIGHBOURS = 8
 """How many neighbours the decision looks at."""
 Per = Literal["request", "hit"]
-Row = tuple[float, float, float, float]
-"""Cosine, -log(1 - cosine), margin, share of the same group: the features without the bias."""
-
 _CLOSEST = 1e-3
 """1 - cosine below this is rounding."""
 _SAME = 1e-4
@@ -190,15 +188,6 @@ class Fallback:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Lesson:
-    row: Row
-    agrees: bool
-    weight: float
-    scope: str
-    at_ms: int
-
-
 class Learner:
     """Learns from compared answers, and keeps the policy up to date. One per tenant; deterministic; not safe for threads."""
 
@@ -207,8 +196,8 @@ class Learner:
         self.policy = LearnedPolicy()
         self.groups = AnswerGroups()
         self.fallbacks: list[Fallback] = []
-        self._lessons: deque[_Lesson] = deque(maxlen=self.settings.lessons)
-        self._seen: deque[tuple[str, Row] | None] = deque(maxlen=self.settings.window)
+        self._lessons: deque[Lesson] = deque(maxlen=self.settings.lessons)
+        self._seen: deque[Seen] = deque(maxlen=self.settings.window)
         self._since_fit = 0
         self._since_start = 0
         self._audit_debt = [0.5] * _STRATA
@@ -219,6 +208,60 @@ class Learner:
         self._fell: Counter[str] = Counter()
         self._resting: Counter[str] = Counter()
         self._trusted_all = 0
+
+    def state(self) -> LearnerState:
+        """What was learned, as a value of its own: see `pipeline/learned_state.py`."""
+        return LearnerState(
+            promise=self._promise,
+            weights=self.policy.weights,
+            threshold=self.policy.threshold,
+            floor=self.policy.floor,
+            offsets=dict(self.policy.offsets),
+            lessons=tuple(self._lessons),
+            seen=tuple(self._seen),
+            since_fit=self._since_fit,
+            since_start=self._since_start,
+            audit_debt=tuple(self._audit_debt),
+            audit_scale=self._audit_scale,
+            drift=self._all.copy(),
+            drift_by_scope={scope: monitor.copy() for scope, monitor in self._by_scope.items()},
+            trusted_all=self._trusted_all,
+            trusted=dict(self._trusted),
+            fell={scope: times for scope, times in self._fell.items() if times},
+            resting={scope: left for scope, left in self._resting.items() if left},
+            groups=self.groups.members(),
+            groups_made=self.groups.made,
+            judge_votes=self.groups.votes,
+            judge_minority=self.groups.minority,
+        )
+
+    @classmethod
+    def restored(cls, settings: LearnedSettings, state: LearnerState) -> "Learner":
+        """A learner that goes on where the one of `state` was. Where another bound is asked for now, the threshold is found anew."""
+        learner = cls(settings)
+        learner.policy = LearnedPolicy(state.weights, state.threshold, state.floor, state.offsets)
+        learner.groups = AnswerGroups.restored(state.groups, state.groups_made, state.judge_votes, state.judge_minority)
+        learner._lessons.extend(state.lessons)
+        learner._seen.extend(state.seen)
+        learner._since_fit, learner._since_start = state.since_fit, state.since_start
+        learner._audit_debt, learner._audit_scale = list(state.audit_debt), state.audit_scale
+        learner._all = state.drift.copy()
+        learner._by_scope = OrderedDict((scope, monitor.copy()) for scope, monitor in state.drift_by_scope.items())
+        learner._trusted_all, learner._trusted = state.trusted_all, dict(state.trusted)
+        learner._fell, learner._resting = Counter(state.fell), Counter(state.resting)
+        if state.promise != learner._promise:
+            learner.policy = replace(learner.policy, threshold=_NEVER, floor=_NEVER)
+            learner._refit()
+        return learner
+
+    @property
+    def _promise(self) -> str:
+        return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}"
+
+    @property
+    def resting(self) -> int:
+        """Scopes that fell back and share nothing yet."""
+        return sum(left > 0 for left in self._resting.values())
 
     def trusted_since(self, scope: str) -> int:
         """Answers of this scope that are older (ms) are not shared by similarity."""
@@ -278,7 +321,7 @@ class Learner:
         agrees = agree[best.neighbour.point.id]
         if self._resting[scope]:
             self._resting[scope] -= 1
-        self._lessons.append(_Lesson(best.row, agrees, 1.0 / sqrt(rate), scope, at_ms))
+        self._lessons.append(Lesson(best.row, agrees, 1.0 / sqrt(rate), scope, at_ms))
         if not self.policy.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
             return None
         return self._watch(scope, best.probability, agrees, at_ms)
@@ -336,13 +379,12 @@ class Learner:
         self.policy = LearnedPolicy(tuple(weights.tolist()), threshold, _floor(weights, threshold), offsets)
 
     def _offsets(self, log_odds: Floats, labels: Floats, row_weights: Floats, scopes: Sequence[str]) -> dict[str, float]:
-        rows_of: dict[str, list[int]] = defaultdict(list)
-        for i, scope in enumerate(scopes):
-            rows_of[scope].append(i)
-        if len(rows_of) == 1:  # the bias says it
+        names: dict[str, int] = {}
+        group_of = np.array([names.setdefault(scope, len(names)) for scope in scopes], dtype=np.int64)
+        if len(names) == 1:  # the bias says it
             return {}
-        ridge = self.settings.scope_ridge
-        return {scope: shrunk_offset(log_odds[of], labels[of], row_weights[of], ridge) for scope, of in rows_of.items()}
+        found = shrunk_offsets(log_odds, labels, row_weights, group_of, self.settings.scope_ridge)
+        return dict(zip(names, found.tolist(), strict=True))
 
     def _shared(self, chances: Floats) -> int:
         """How many of the requests seen, from the most probable on, may share."""

@@ -42,13 +42,17 @@ def fit(rows: Floats, labels: Floats, row_weights: Floats, start: Floats, penalt
     return weights
 
 
-def shrunk_offset(log_odds: Floats, labels: Floats, row_weights: Floats, ridge: float) -> float:
-    """What is to be added to the log odds of a group of rows so that they fit its labels; near 0 where the group is small."""
-    offset = 0.0
+def shrunk_offsets(log_odds: Floats, labels: Floats, row_weights: Floats, group_of: NDArray[np.int64], ridge: float) -> Floats:
+    """What is to be added to the log odds of each group of rows, shape (groups,), so that they fit its labels; near 0 where it is small.
+
+    `group_of`: each row's group, 0 to groups - 1. All groups at once: there may be thousands.
+    """
+    groups = int(group_of.max()) + 1 if len(group_of) else 0
+    offsets = np.zeros(groups)
     for _ in range(_STEPS):
-        p = sigmoid(log_odds + offset)
-        slope = float((row_weights * (labels - p)).sum()) - ridge * offset
-        step = slope / (float((row_weights * p * (1.0 - p)).sum()) + ridge)
+        p = sigmoid(log_odds + offsets[group_of])
+        slope = np.bincount(group_of, row_weights * (labels - p), groups) - ridge * offsets
+        curve = np.bincount(group_of, row_weights * p * (1.0 - p), groups) + ridge
         # A logistic's curvature vanishes far out: a whole step could overshoot for ever.
-        offset += max(-1.0, min(1.0, step))
-    return offset
+        offsets = offsets + np.clip(slope / curve, -1.0, 1.0)
+    return offsets

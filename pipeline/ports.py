@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schemas.answers import Usage
+from ..schemas.answers import Told, Usage
 from ..schemas.costs import CostEvent
 from ..schemas.record import JsonObject
 from .errors import EngineError
@@ -198,6 +198,14 @@ class VectorIndex(Protocol):
     def count(self) -> int: ...
 
     def close(self) -> None: ...
+
+
+class Judge(Protocol):
+    """Compares answers whose values don't tell whether they say the same. Works beside the requests, never before one."""
+
+    async def agree(self, own: Told, others: Sequence[Told]) -> list[bool | None]:
+        """For each of the others whether it says the same as `own`; None where that can't be told. Raises `EngineError`."""
+        ...
 
 
 class CostStore(Protocol):

@@ -14,12 +14,16 @@ from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
 from .exact import fresh, shared
 from .fingerprint import digest
+from .judge import told
 from .models import Catalogue
 from .prices import day_of
 from .text import last_user_text
 
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
+
+ANSWERING = frozenset({"answer", "hedge", "audit"})
+"""Purposes of calls whose completion answers the request that they were made for."""
 
 Tier = Literal["provider", "exact", "semantic", "coalesced"]
 
@@ -54,7 +58,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return self._completed(record) if first and record.purpose in ("answer", "hedge") else Outcome(cost=self._extra(record))
+            return self._completed(record) if first and record.purpose in ANSWERING else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
@@ -85,7 +89,7 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose in ("answer", "hedge") else record.purpose
+        kind = "duplicate" if record.purpose in ANSWERING else record.purpose
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
@@ -122,7 +126,8 @@ class Clerk:
     def _paid(self, record: Completion) -> CostEvent:
         request, answer = record.request, record.answer
         account = self.account(answer, request.model, "provider", record.at_ms)
-        return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", attempt_id=record.attempt,
+        return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", purpose=record.purpose,
+                      attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
 
@@ -267,6 +272,7 @@ def _vector(record: Completion) -> VectorRecord | None:
         fingerprint=request.fingerprint,
         text=text,
         vector=record.embedding,
+        answer=told(record.answer),
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )

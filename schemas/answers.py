@@ -80,6 +80,18 @@ class AnswerRecord(Record):
     """The owner as it was told another one's answer. Should a call of its own end later, that call answered nobody."""
 
 
+class Told(Record):
+    """What an answer says, as far as comparing it with others needs it; see pipeline/judge.py."""
+
+    kind: Literal["value", "text"]
+    digest: str
+    """Equal where the answers are, by value or letter by letter."""
+    text: str = ""
+    """How free text begins."""
+    whole: bool = True
+    """It is no longer than that."""
+
+
 class VectorRecord(Record):
     """A packet member on `vectors`: an answered prompt, to be found by similarity."""
 
@@ -92,4 +104,6 @@ class VectorRecord(Record):
     """base64 of float16, see pipeline/vectors.py."""
     created_ms: int
     expires_ms: int
+    answer: Told | None = None
+    """None in records of earlier versions, and where there is nothing to compare."""
     revoked: bool = False

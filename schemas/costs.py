@@ -16,6 +16,8 @@ class CostEvent(Record):
     version: int = 0
     kind: Literal["answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding"]
     """`answer` and `error` rows are one per request; the others are payments that no request was answered with."""
+    purpose: str = ""
+    """Of the call that answered: answer, hedge, or audit, which paid for what a known answer would have answered. Empty for hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""

@@ -12,7 +12,8 @@ from .record import SCHEMA_VERSION, Record
 from .requests import Call, Request
 
 Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
-"""`hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
+"""`audit`: of the answer too, where a known one would have been shared.
+`hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
 
 
 class Intent(Record):

@@ -154,6 +154,8 @@ class Call(Record):
     """Fingerprint of the leader of a group of similar requests that share a prefix and are sent together."""
     embedding: str | None = None
     """base64 of float16, see pipeline/vectors.py."""
+    audit: bool = False
+    """A known answer would have been shared; the request is paid for all the same, so that the two can be compared."""
 
 
 Lookup.model_rebuild()

@@ -72,6 +72,11 @@ class Topics:
         return self._n("dead-letters")
 
     @property
+    def corrections(self) -> str:
+        """Compacted: answers that were reported wrong, read whole by every worker."""
+        return self._n("corrections")
+
+    @property
     def controls(self) -> str:
         """Compacted: job cancellations, read whole by every worker."""
         return self._n("controls")

@@ -7,6 +7,7 @@ import numpy as np
 
 from inference_engine.agents.coalesce import CoalesceSettings, CoalesceStage
 from inference_engine.agents.pending import Group, Pending
+from inference_engine.agents.sharing import StaticSharing
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
 from inference_engine.schemas.record import Lane
@@ -14,7 +15,8 @@ from inference_engine.schemas.requests import Miss
 
 from ..pipeline.support import identity, request
 
-SETTINGS = CoalesceSettings(policy=StaticPolicy(threshold=0.95), windows=window_policies())
+SETTINGS = CoalesceSettings(windows=window_policies())
+SHARING = StaticSharing(StaticPolicy(threshold=0.95))
 
 
 def pending(number: int, lane: Lane) -> Pending:
@@ -35,7 +37,7 @@ async def closed(lane: Lane, count: int, **options: Any) -> tuple[list[int], lis
         if sum(sizes) == count:
             done.set()
 
-    stage = CoalesceStage(SETTINGS, forward, **options)
+    stage = CoalesceStage(SETTINGS, SHARING, forward, **options)
     await stage.on_batch([pending(n, lane) for n in range(count)])
     left = [len(window.members) for window in stage._windows.values()]
     async with asyncio.timeout(20):

@@ -27,6 +27,8 @@ from inference_engine.agents.route import RouteStage, guarded
 from inference_engine.agents.safe import DeadLetter
 from inference_engine.agents.semantic import SemanticStage
 from inference_engine.agents.shards import Shards
+from inference_engine.agents.sharing import Sharing, StaticSharing
+from inference_engine.connectors.corrections import Corrections
 from inference_engine.connectors.embedder import HashEmbedder
 from inference_engine.connectors.memory_ledger import MemoryFencedLog, MemoryLedgerTopic
 from inference_engine.connectors.vector_index import BruteForceIndex
@@ -36,7 +38,7 @@ from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
-from inference_engine.pipeline.semantic import StaticPolicy, decide
+from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.record import JsonObject, Lane
@@ -116,25 +118,44 @@ class Flow:
             settings=LedgerSettings(),
         )
         await self.ledger.assigned([0])
-        self.exact = ExactStage(self.rows, out, clerk, KeepAll(), self.clock, lease_ms=60_000, cancelled=lambda _: False)
+        self.corrections = Corrections([], TOPICS.corrections)
+        self.exact = ExactStage(
+            self.rows,
+            out,
+            clerk,
+            KeepAll(),
+            self.clock,
+            lease_ms=60_000,
+            cancelled=lambda _: False,
+            revoked=self.corrections.revoked,
+        )
         await self.exact.assigned([0])
         self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), KeepAll(), self.clock)  # type: ignore[arg-type]
+        self.shards.made_before = self.corrections.made_before
+        self.corrections.listeners.append(self.shards.corrected)
         await self.shards.assigned([0])
         self.ingest = IngestStage(out, Door(self.models, 3600), self.clock, {}, "local")
         route = RouteStage(out, self._route, self.shards.sent, self.clock)
-        coalesce = CoalesceStage(CoalesceSettings(POLICY, window_policies(max_wait_ms=2)), lambda groups: guarded(route, groups))
-        near = SemanticStage(self.shards, lambda t, n, now: decide(t, n, POLICY, now), out, coalesce.on_batch, self.clock)
         queue = EmbedQueue(HashEmbedder()) if self.semantic else None
+        self.sharing = self.share(queue)
 
         async def to_route(groups: list[Group]) -> None:
             await guarded(route, groups)
+
+        coalesce = CoalesceStage(CoalesceSettings(window_policies(max_wait_ms=2)), self.sharing, to_route)
+        near = SemanticStage(self.shards, self.sharing, out, coalesce.on_batch, to_route, self.clock)
 
         async def to_semantic(pendings: list[Pending]) -> None:
             await near.on_batch(pendings)
 
         self.embed = EmbedStage(queue, to_semantic, to_route)
+        for _, value in self.broker.topics[TOPICS.corrections]:
+            self.corrections.apply(value)
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
         self.respond = RespondStage(out, clerk, self.ledger)
+
+    def share(self, queue: EmbedQueue | None) -> Sharing:
+        return StaticSharing(POLICY)
 
     def _route(self, request: Request, embedding: Vector | None = None) -> Route:
         return Route(models=("small" if request.model == "auto" else request.model,), reason="test")

@@ -19,7 +19,7 @@ def test_help_imports_none_of_the_heavy_parts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = "run submit collect cancel up down worker gateway sink sql report doctor config evaluate topics version"
+    names = "run submit collect cancel revoke up down worker gateway sink sql report doctor config evaluate topics version"
     assert all(f"  {name} " in done.stdout for name in names.split())
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from inference_engine.connectors.clickhouse import ClickHouseStore, open_embedded, open_server
 from inference_engine.connectors.clickhouse_guard import with_nullable_division
-from inference_engine.connectors.clickhouse_schema import MONEY
+from inference_engine.connectors.clickhouse_schema import COLUMNS, MIGRATIONS, MONEY
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.schemas.costs import CostEvent
 
@@ -268,9 +268,26 @@ def test_costs_survive_a_restart_and_migrations_run_once(tmp_path: Path) -> None
         store = open_embedded(tmp_path)
         store.insert([event("a", base_cost_pico=3)])
         assert store.query("SELECT (SELECT sum(base_cost) FROM cost_events), count() FROM schema_versions")[1] == [
-            (Decimal("0.000000000003"), 1)
+            (Decimal("0.000000000003"), len(MIGRATIONS))
         ]
         store.close()
+
+
+def test_costs_of_an_earlier_release_stay_and_get_the_new_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("inference_engine.connectors.clickhouse.MIGRATIONS", MIGRATIONS[:1])
+        earlier.setattr("inference_engine.connectors.clickhouse._COLUMN_NAMES", [c.name for c in COLUMNS if c.name != "purpose"])
+        earlier.setattr(
+            "inference_engine.connectors.clickhouse.columns_of",
+            lambda events: [list(map(c.value, events)) for c in COLUMNS if c.name != "purpose"],
+        )
+        store = open_embedded(tmp_path)
+        store.insert([event("a", base_cost_pico=3)])
+        store.close()
+    store = open_embedded(tmp_path)
+    store.insert([event("b", base_cost_pico=4, purpose="audit")])
+    assert store.query("SELECT event_id, purpose, base_cost > 0 FROM cost_events ORDER BY event_id")[1] == [("a", "", 1), ("b", "audit", 1)]
+    store.close()
 
 
 def test_tables_of_a_newer_release_are_left_alone(tmp_path: Path) -> None:

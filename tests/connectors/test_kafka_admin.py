@@ -89,25 +89,27 @@ def test_commands_that_race_to_create_all_succeed(kafka: str, topic_prefix: str)
     assert sorted(name for names in made for name in names) == sorted(spec.name for spec in specs)
 
 
-def test_only_controls_and_changelogs_are_compacted() -> None:
+def test_only_controls_corrections_and_changelogs_are_compacted() -> None:
     """Packets have no key of their own: compaction would drop all but the last."""
     compacted = {spec.name for spec in topic_specs(Topics("p."), 4, ["p.table-changelog"]) if ("cleanup.policy", "compact") in spec.config}
-    assert compacted == {"p.controls", "p.table-changelog"}
+    assert compacted == {"p.controls", "p.corrections", "p.table-changelog"}
 
 
 def test_every_lane_has_its_topics_with_the_same_partition_count() -> None:
-    """Co-location needs equal counts; only `controls` is a single partition."""
+    """Co-location needs equal counts; only what every worker reads whole is a single partition."""
     topics = Topics()
     by_name = {spec.name: spec.partitions for spec in topic_specs(topics, 6, ["c"])}
     assert {by_name[name(lane)] for lane in Lane for name in (topics.misses, topics.calls)} == {6}
-    assert {name for name, count in by_name.items() if count != 6} == {"controls"}
+    assert {name for name, count in by_name.items() if count != 6} == {"controls", "corrections"}
 
 
 @given(st.integers(1, 365))
 def test_every_kept_record_outlives_the_horizon(days: int) -> None:
     """Also where the horizon is set to a year; the ledger with room for what is still open at its end."""
     retention = {
-        spec.name: int(dict(spec.config)["retention.ms"]) for spec in topic_specs(Topics(), 1, horizon_days=days) if spec.name != "controls"
+        spec.name: int(dict(spec.config)["retention.ms"])
+        for spec in topic_specs(Topics(), 1, horizon_days=days)
+        if ("cleanup.policy", "compact") not in spec.config
     }
     assert min(retention.values()) >= (days + 1) * DAY_MS
     assert retention["ledger"] == 2 * days * DAY_MS

@@ -1,5 +1,6 @@
 """The semantic tier with the real embedder: what means the same in one scope shares an answer, and nothing else does."""
 
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def similar(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
     """An engine whose worker embeds."""
     folder = tmp_path_factory.mktemp("similar")
     with Provider(folder, "--latency-ms", "20") as provider:
-        engine = Engine.create(kafka, f"s-{uuid.uuid4().hex[:12]}.", folder / "home", provider, CACHE_SEMANTIC_ENABLED="true")
+        engine = Engine.create(kafka, f"s-{uuid.uuid4().hex[:12]}.", folder / "home", provider, CACHE_SEMANTIC_ENABLED="true",
+                               CACHE_POLICY="static")  # fmt: skip
         try:
             engine.start_worker()
             yield engine
@@ -94,3 +96,24 @@ def test_an_index_that_was_deleted_is_rebuilt_from_the_topic(similar: Engine) ->
     after = similar.ask("after", [row("r1", questions[1])])["r1"]
     assert after.engine.cache.tier == "semantic"
     assert sum(similar.provider.billed(MODEL, questions).values()) == 1
+
+
+def test_a_wrong_answer_is_taken_back_on_the_running_worker_and_everyone_it_was_given_to_is_named(similar: Engine) -> None:
+    texts = ("How do I order a new cheque book for my account?", "How can I order a new cheque book for my account?")
+    similar.start_sink()
+    similar.ask("cheque", [row("paid", texts[0])])
+    shared = similar.ask("cheque-near", [row("near", texts[1])])["near"]
+    assert shared.engine.cache.tier == "semantic"
+    ended = similar.command("revoke", "cheque-near", "near", "--format", "json")
+    assert ended.code == 0, ended.err
+    assert [(r["job"], r["custom_id"], r["cache_tier"]) for r in json.loads(ended.out)] == [
+        ("cheque", "paid", "none"),
+        ("cheque-near", "near", "semantic"),
+    ]
+    until(lambda: worker_of(similar).health()["corrections"], "the worker has heard of it", within_s=30)
+    again = similar.ask("cheque-again", [row(f"r{i}", text) for i, text in enumerate(texts)])
+    assert sorted(line.engine.cache.tier == "none" for line in again.values()) == [False, True]
+    assert sum(similar.provider.billed(MODEL, texts).values()) == 2
+    unknown = similar.command("revoke", "cheque-near", "nobody")
+    assert unknown.code != 0
+    assert "nothing was taken back" in unknown.err

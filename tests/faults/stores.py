@@ -19,7 +19,7 @@ from .proxy import Proxy, Weather
 from .stage import Stage
 
 ROWS = 80
-SEMANTIC = {"CACHE_SEMANTIC_ENABLED": "true"}
+SEMANTIC = {"CACHE_SEMANTIC_ENABLED": "true", "CACHE_POLICY": "static"}
 
 
 def index(kind: str) -> Play:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from inference_engine.pipeline.logistic import fit, sigmoid
+from inference_engine.pipeline.logistic import fit, shrunk_offsets, sigmoid
 
 
 def test_it_finds_the_weights_that_made_the_labels() -> None:
@@ -28,3 +28,17 @@ def test_labels_that_are_all_equal_or_separable_still_have_a_finite_answer(label
     found = fit(rows, np.array(labels), np.ones(3), np.zeros(2), 0.1)
     assert np.isfinite(found).all()
     assert ((sigmoid(rows @ found) > 0.5) == np.array(labels)).all() or len(set(labels)) == 2
+
+
+def test_each_group_gets_the_offset_that_it_would_get_alone_and_a_small_one_hardly_any() -> None:
+    random = np.random.default_rng(1)
+    of = np.array([0] * 400 + [1] * 400 + [2])
+    labels = (random.random(801) < np.array([0.2] * 400 + [0.9] * 400 + [1.0])).astype(np.float64)
+    weights = np.ones(801)
+    found = shrunk_offsets(np.zeros(801), labels, weights, of, 4.0)
+    for group in range(3):
+        own = of == group
+        alone = shrunk_offsets(np.zeros(own.sum()), labels[own], weights[own], np.zeros(own.sum(), dtype=np.int64), 4.0)
+        assert found[group] == pytest.approx(alone[0], abs=1e-6)
+    assert found == pytest.approx([-1.35, 2.15, 0.12], abs=0.4)
+    assert abs(found[2]) < 0.3

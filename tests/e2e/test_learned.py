@@ -1,0 +1,68 @@
+"""The learned decision on a real broker and with the real embedder: it learns, shares, audits, and goes on after its worker."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from inference_engine.schemas.ledger import Completion
+from inference_engine.schemas.responses import ResponseLine
+
+from .engine import Engine, row, text_of
+from .provider import Provider
+from .waiting import until
+
+SUBJECTS = {
+    "card": "my card was stolen",
+    "fee": "the fee of a transfer abroad is too high",
+    "pin": "the PIN is blocked after three tries",
+    "parcel": "the parcel with my new phone is late",
+}
+BEGINNINGS = ("Hello,", "Hi there,", "Good morning,", "Excuse me,", "Dear team,", "Please help,", "Sorry to bother you,", "Listen,", "Hey,")
+ENDINGS = ("what can I do?", "what should I do now?", "what do I do?", "what happens next?", "can you help me?", "please advise.")
+WORDINGS = [(begin, end) for end in ENDINGS for begin in BEGINNINGS]
+
+
+def asked(subject: str, number: int) -> str:
+    begin, end = WORDINGS[number]
+    return f"{begin} {SUBJECTS[subject]}, {end} [[answer:{subject}]]"
+
+
+def ask(engine: Engine, begin: int, end: int) -> dict[str, ResponseLine]:
+    """These wordings of every subject, a few at a time: what is known grows in between."""
+    found: dict[str, ResponseLine] = {}
+    for first in range(begin, end, 3):
+        rows = [row(f"{s}-{n}", asked(s, n)) for n in range(first, min(first + 3, end)) for s in SUBJECTS]
+        found |= engine.ask(f"from-{first}", rows)
+    return found
+
+
+@pytest.fixture
+def learning(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("learning")
+    settings = {"CACHE_SEMANTIC_ENABLED": "true", "CACHE_ERROR_BOUND": "0.1", "CACHE_AUDIT_RATE": "0.5"}
+    with Provider(folder, "--latency-ms", "20") as provider:
+        engine = Engine.create(kafka, f"l-{uuid.uuid4().hex[:12]}.", folder / "home", provider, **settings)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def test_it_shares_once_it_has_learned_audits_some_of_that_and_goes_on_after_its_worker(learning: Engine) -> None:
+    worker = learning.start_worker()
+    answers = ask(learning, 0, 45)
+    assert {name: text_of(line) for name, line in answers.items()} == {name: name.partition("-")[0] for name in answers}
+    tiers = [line.engine.cache.tier for line in answers.values()]
+    assert set(tiers[:60]) == {"none"}
+    assert set(tiers) > {"none"}
+    audits = [r for r in learning.ledger().records if isinstance(r, Completion) and r.purpose == "audit"]
+    assert audits
+    assert all(r.request.identity.custom_id in answers for r in audits)
+    assert until(lambda: worker.health()["sharing"]["sharing"], "the learner shares", within_s=30) == 1
+    assert worker.stop() == 0
+    worker = learning.start_worker()
+    until(lambda: worker.health()["prompts"] > 60, "the index is there again", within_s=60)
+    after = ask(learning, 45, 54)
+    assert "semantic" in {line.engine.cache.tier for line in after.values()}
+    assert {name: text_of(line) for name, line in after.items()} == {name: name.partition("-")[0] for name in after}
