@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens
+from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens, purpose_of
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
@@ -356,7 +356,7 @@ class _Payment:
             intending.add(flight)
             try:
                 tier = "standard" if first is not None else self._tier(model)
-                intent = await self._intend(model, cap_pico, tier, "answer" if first is None else "hedge")
+                intent = await self._intend(model, cap_pico, tier, purpose_of(self._call.route, model.name) if first is None else "hedge")
             finally:
                 intending.discard(flight)
             if intent is None:

@@ -57,6 +57,7 @@ class Health:
                 "batches": self._worker.batches.shown(),
                 "waiting_for_a_batch": self._worker.batches.waiting(),
                 "semantic": "on" if self._worker.shards is not None else "off",
+                "routing": self._worker.parts.routers.shown() if self._worker.parts.routers is not None else {},
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },
             status=200 if ready else 503,

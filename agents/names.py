@@ -8,6 +8,7 @@ from ..schemas.topics import Topics, TopicSpec
 from .settings import Settings
 
 EXACT_TABLE = "exact"
+LESSONS_TABLE = "lessons"
 
 
 def app_id(topics: Topics) -> str:
@@ -17,7 +18,7 @@ def app_id(topics: Topics) -> str:
 
 def changelogs(topics: Topics) -> tuple[str, ...]:
     """Changelog topics of the workers' tables, to be created before any worker starts."""
-    return (f"{app_id(topics)}-{EXACT_TABLE}-changelog",)
+    return tuple(f"{app_id(topics)}-{table}-changelog" for table in (EXACT_TABLE, LESSONS_TABLE))
 
 
 def specs(settings: Settings) -> Sequence[TopicSpec]:

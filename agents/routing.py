@@ -10,6 +10,7 @@ from ..connectors.data_folder import DataFolder
 from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
+from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
 from ..pipeline.prices import day_of
@@ -19,7 +20,9 @@ from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, feat
 from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
 from ..schemas.requests import Request, Route
+from .metrics import EXPLORED
 from .route import Decide
+from .routers import Routers
 from .settings import Settings
 from .worker import now_ms
 
@@ -50,19 +53,28 @@ class RecentPrompts:
             self.sorted.remove(self._seen.popleft())
 
 
-def policy_of(settings: Settings, recent: RecentPrompts) -> RoutingPolicy:
-    """The policy that ROUTING_POLICY names. Raises `ConfigError` where the file of the learned one can't be read."""
+def policy_of(settings: Settings, recent: RecentPrompts, routers: Routers | None = None) -> RoutingPolicy:
+    """The policy that ROUTING_POLICY names. `routers`: what feedback taught; None: it is not learned from.
+
+    Raises `ConfigError` where the file of the learned one can't be read.
+    """
     routing = settings.routing
     if routing.policy == "heuristic":
         return HeuristicPolicy(strategy=routing.strategy, cost_weight=routing.cost_weight, weights=Weights(**routing.complexity_weights))
     cold = QuantilePolicy(Burden(routing.strategy, routing.cost_weight), routing.min_quality, recent.sorted)
     if routing.policy == "quantile":
         return cold
+    before = _from_file(settings, cold)
+    return before if routers is None else FeedbackPolicy(routers.of, before, cold, routing.exploration)
+
+
+def _from_file(settings: Settings, cold: QuantilePolicy) -> RoutingPolicy:
     path = DataFolder(settings.data_dir).root / ROUTER_FILE
     state = load_router(path)
     if state is None:
         log.warning(
-            "nothing is learned yet: the quantile policy routes until `inference-engine bootstrap-router` wrote the file", file=path
+            "nothing is learned from a table: the quantile policy routes until feedback came or `bootstrap-router` wrote the file",
+            file=path,
         )
         return cold
     if settings.embedding_model is not None or settings.embedding_base_url is not None:
@@ -72,10 +84,10 @@ def policy_of(settings: Settings, recent: RecentPrompts) -> RoutingPolicy:
     return LearnedPolicy(state, cold)
 
 
-def route_with(settings: Settings, catalogue: Catalogue) -> Decide:
+def route_with(settings: Settings, catalogue: Catalogue, routers: Routers | None = None) -> Decide:
     """A decision per request; without fallback only its first model is tried."""
     recent = RecentPrompts()
-    policy = policy_of(settings, recent)
+    policy = policy_of(settings, recent, routers)
     ranked = settings.routing.policy != "heuristic"
 
     def decide(request: Request, embedding: Vector | None = None) -> Route:
@@ -83,6 +95,8 @@ def route_with(settings: Settings, catalogue: Catalogue) -> Decide:
         chosen = route(features, catalogue, price_now, policy, embedding)
         if ranked and features.requested == "auto":
             recent.add(features)
+        if chosen.chosen is not None and chosen.chosen.explored:
+            EXPLORED.labels(chosen.chosen.model).inc()
         return chosen if settings.routing.fallback_enabled else chosen.model_copy(update={"models": chosen.models[:1]})
 
     return decide

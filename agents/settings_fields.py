@@ -93,6 +93,10 @@ class RoutingConfig(Group):
     min_quality: float = env(
         "ROUTING_MIN_QUALITY", 0.95, "share of the best model's quality that quantile and learned keep", gt=0, le=1, allow_inf_nan=False
     )
+    exploration: float = env(
+        "ROUTING_EXPLORATION", 0.05, "share of `auto` requests that learned answers by another model to learn, at most", ge=0, le=0.05,
+        allow_inf_nan=False,
+    )  # fmt: skip
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")

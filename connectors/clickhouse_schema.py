@@ -53,6 +53,8 @@ _PLAIN = {
     "error_code": "LowCardinality(String)",
 }
 """Column -> type, where the column is the field of `CostEvent` of the same name."""
+_ADDED = {"purpose": "LowCardinality(String)"}
+"""The same, of columns that came with a later migration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    *(Column(name, attrgetter(name)) for name in _PLAIN),
+    *(Column(name, attrgetter(name)) for name in (*_PLAIN, *_ADDED)),
     Column("timestamp", attrgetter("timestamp_ms")),
     *(Column(f"{name}_pico", attrgetter(field)) for name, field in MONEY.items()),
 )
@@ -103,7 +105,11 @@ _EVENTS_VIEW = """CREATE OR REPLACE VIEW cost_events AS SELECT
 FROM cost_events_raw FINAL"""
 """One row per event. Payments that answered no request have no latency, so that averages are over requests."""
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = ((_raw_table(), _EVENTS_VIEW),)
+_WITH_PURPOSE = (
+    f"ALTER TABLE cost_events_raw ADD COLUMN IF NOT EXISTS purpose {_ADDED['purpose']}",
+    _EVENTS_VIEW.replace("kind, lane, error_code\n", "kind, lane, error_code, purpose\n"),
+)
+MIGRATIONS: tuple[tuple[str, ...], ...] = ((_raw_table(), _EVENTS_VIEW), _WITH_PURPOSE)
 """Migration n (counted from 1) is MIGRATIONS[n - 1]; each statement may be run again. Never edit one: append."""
 
 VERSION_TABLE = (

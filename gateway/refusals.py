@@ -10,6 +10,7 @@ _STATUS = {
     "invalid_json": 400,
     "invalid_request": 400,
     "missing_messages": 400,
+    "invalid_feedback": 400,
     "empty_record": 400,
     "unsupported_by_provider": 400,
     "provider_rejected": 400,

@@ -18,6 +18,8 @@ from .models import Catalogue
 from .prices import day_of
 from .text import last_user_text
 
+ANSWERS = frozenset({"answer", "hedge", "exploration"})
+"""Purposes of payments that a request is answered with."""
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
 
@@ -54,7 +56,7 @@ class Clerk:
     def outcome(self, record: LedgerRecord, *, first: bool = True) -> Outcome:
         """What the respond stage writes for a ledger record. `first`: no completion of this flight came before."""
         if isinstance(record, Completion):
-            return self._completed(record) if first and record.purpose in ("answer", "hedge") else Outcome(cost=self._extra(record))
+            return self._completed(record) if first and record.purpose in ANSWERS else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
             return self._failed(record)
         if isinstance(record, Ambiguous):
@@ -85,11 +87,11 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose in ("answer", "hedge") else record.purpose
+        kind = "duplicate" if record.purpose in ANSWERS else record.purpose
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
-                      **_tokens(answer.usage))  # fmt: skip
+                      purpose=_purpose(record), **_tokens(answer.usage))  # fmt: skip
 
     def in_vain(self, owner: Waiter, record: AnswerRecord) -> CostEvent:
         """The row of a call whose request had been answered by then: it takes the place of the one that the ledger's completion gave."""
@@ -124,7 +126,8 @@ class Clerk:
         account = self.account(answer, request.model, "provider", record.at_ms)
         return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
-                      latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
+                      latency_ms=max(0, record.at_ms - request.accepted_ms), purpose=_purpose(record), **_money(account),
+                      **_tokens(answer.usage))  # fmt: skip
 
     def _failed(self, record: Failure) -> Outcome:
         answer = failed(record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico)
@@ -255,6 +258,10 @@ def usd(pico: int) -> str:
     """Pico-dollars as a decimal string of dollars, exact."""
     text = format(Decimal(pico) / PICO_PER_USD, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _purpose(record: Completion) -> str:
+    return "exploration" if record.purpose == "exploration" else ""
 
 
 def _vector(record: Completion) -> VectorRecord | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..schemas.record import JsonObject
-from ..schemas.requests import Request, Route
+from ..schemas.requests import Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
 from .models import Catalogue, Model, TierName
@@ -51,6 +51,9 @@ class RouteFeatures:
     structured: bool = False
     sampling: bool = False
     """A temperature or top_p other than the providers' default."""
+    tenant: str = ""
+    draw: float = 1.0
+    """In [0, 1), as good as drawn at random, and always the same for one flight."""
 
     @property
     def output_tokens(self) -> int:
@@ -75,6 +78,8 @@ class Ranking:
     models: tuple[str, ...]
     reason: str
     complexity: float | None = None
+    chosen: Chosen | None = None
+    """Of the first model, where the policy wants to hear what its answer was worth."""
 
 
 class RoutingPolicy(Protocol):
@@ -102,6 +107,8 @@ def features_of(request: Request) -> RouteFeatures:
         images=images,
         structured=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
         sampling=body.get("temperature") not in (None, 1) or body.get("top_p") not in (None, 1),
+        tenant=request.identity.tenant,
+        draw=int(request.flight[:13], 16) / 16**13,
     )
 
 
@@ -191,12 +198,13 @@ def _preferring(features: RouteFeatures, offers: Sequence[Offer], refused: dict[
     """Puts the preferred model first where it can take the request; else says why it is not taken."""
     preferred = features.preferred
     if preferred is None:
-        return Route(models=ranking.models, reason=ranking.reason, complexity=ranking.complexity)
+        return Route(models=ranking.models, reason=ranking.reason, complexity=ranking.complexity, chosen=ranking.chosen)
     if any(o.model.name == preferred for o in offers):
         others = tuple(name for name in ranking.models if name != preferred)
         return Route(models=(preferred, *others), reason=f"{preferred} is preferred; then {ranking.reason}", complexity=ranking.complexity)
     why = refused.get(preferred, "is not in models.toml")
-    return Route(models=ranking.models, reason=f"{ranking.reason}; preferred {preferred} {why}", complexity=ranking.complexity)
+    reason = f"{ranking.reason}; preferred {preferred} {why}"
+    return Route(models=ranking.models, reason=reason, complexity=ranking.complexity, chosen=ranking.chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,3 +49,5 @@ class CostEvent(Record):
     tokens_cached: int = 0
     latency_ms: int = 0
     error_code: str = ""
+    purpose: str = ""
+    """`exploration`: the model was chosen to learn what its answers are worth, not because it was the best known choice."""

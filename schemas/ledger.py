@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
-from .requests import Call, Request
+from .requests import Call, Chosen, Request
 
 Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
 """`hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
@@ -50,6 +50,8 @@ class Completion(Record):
     cap_pico: int
     group: str | None = None
     embedding: str | None = None
+    chosen: Chosen | None = None
+    """Where a router that learns chose the model."""
     attempts: int
     spent_pico: int
     """Certain costs of this flight, this attempt included."""
