@@ -2,6 +2,7 @@
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -10,6 +11,7 @@ from ..connectors.data_folder import DataFolder
 from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
+from ..pipeline.errors import ConfigError, Rejected
 from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
@@ -17,6 +19,7 @@ from ..pipeline.prices import day_of
 from ..pipeline.prompt_features import feature_rows
 from ..pipeline.quantile import difficulty
 from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, features_of, route
+from ..pipeline.route_rules import Rules
 from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
 from ..schemas.requests import Request, Route
@@ -84,15 +87,30 @@ def _from_file(settings: Settings, cold: QuantilePolicy) -> RoutingPolicy:
     return LearnedPolicy(state, cold)
 
 
+def rules_of(settings: Settings, catalogue: Catalogue) -> Rules:
+    """Under the models' canonical names. Raises `ConfigError` where one is unknown."""
+    routing = settings.routing
+
+    def names(given: Iterable[str], setting: str) -> tuple[str, ...]:
+        try:
+            return tuple(catalogue.priced(name).name for name in given)
+        except Rejected as error:
+            raise ConfigError(f"{setting}: {error}") from None
+
+    equal = {names([name], "ROUTING_EQUIVALENTS")[0]: names(others, "ROUTING_EQUIVALENTS") for name, others in routing.equivalents.items()}
+    models = {tenant: frozenset(names(given, "ROUTING_TENANT_MODELS")) for tenant, given in routing.tenant_models.items()}
+    return Rules(equal, models, {tenant: frozenset(given) for tenant, given in routing.tenant_regions.items()})
+
+
 def route_with(settings: Settings, catalogue: Catalogue, routers: Routers | None = None) -> Decide:
     """A decision per request; without fallback only its first model is tried."""
-    recent = RecentPrompts()
+    recent, rules = RecentPrompts(), rules_of(settings, catalogue)
     policy = policy_of(settings, recent, routers)
     ranked = settings.routing.policy != "heuristic"
 
     def decide(request: Request, embedding: Vector | None = None) -> Route:
         features = features_of(request)
-        chosen = route(features, catalogue, price_now, policy, embedding)
+        chosen = route(features, catalogue, price_now, policy, embedding, rules)
         if ranked and features.requested == "auto":
             recent.add(features)
         if chosen.chosen is not None and chosen.chosen.explored:

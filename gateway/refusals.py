@@ -17,6 +17,7 @@ _STATUS = {
     "invalid_api_key": 401,
     "unknown_model": 404,
     "model_disabled": 404,
+    "model_not_allowed": 403,
     "cancelled": 409,
     "request_too_large": 413,
     "answer_too_large": 413,

@@ -120,8 +120,7 @@ _SLACK, _ALARM = 0.1, 12.0
 def drifting_since(lessons: Sequence[Lesson]) -> int | None:
     """Since when answers have been worth less than was foretold, by their time; None: nothing speaks for it. `lessons`: oldest first.
 
-    A cumulative sum (Page 1954) of foretold less heard, less a slack of 0.1, alarms at 8: where nothing changed about once in 25,000
-    scores of 0 or 1; where they are worth 0.4 less, after 27.
+    A cumulative sum (Page 1954) of foretold less heard, less a slack of 0.1, alarms at 12: where answers are worth 0.4 less, after 40.
     """
     level, since = 0.0, 0
     for lesson in lessons:

@@ -9,6 +9,7 @@ request, or one whose price is not known. The embedding that the caches made is 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,6 +19,7 @@ from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
 from .models import Catalogue, Model, TierName
 from .ports import Vector
+from .route_rules import Rules
 from .text import last_user_text
 
 Strategy = Literal["cost_optimal", "latency_optimal", "balanced"]
@@ -128,31 +130,59 @@ def _measure(body: JsonObject) -> tuple[int, int, bool]:
     return tokens, turns, images
 
 
-def route(features: RouteFeatures, catalogue: Catalogue, price: Price, policy: RoutingPolicy, embedding: Vector | None = None) -> Route:
-    """An explicit model is honoured; `auto` lets the policy choose among the models that can and have a price.
+NO_RULES = Rules()
 
-    Raises `Rejected` where no model can take the request, `Unpriced` where those that can have no known price.
+
+def route(
+    features: RouteFeatures,
+    catalogue: Catalogue,
+    price: Price,
+    policy: RoutingPolicy,
+    embedding: Vector | None = None,
+    rules: Rules = NO_RULES,
+) -> Route:
+    """An explicit model is honoured, or one that the operator named its equal; `auto` lets the policy choose among the models that can and
+    have a price.
+
+    Raises `Rejected` where no model can or may take the request, `Unpriced` where those that can have no known price.
     """
     if features.requested != "auto":
-        model = catalogue.get(features.requested)
-        price(model, features.input_tokens, features.output_tokens)
-        return Route(models=(model.name,), reason=f"{model.name} was asked for by name")
-    offers, refused = _offers(features, catalogue, price)
+        return _by_name(features, catalogue, price, rules)
+    offers, refused = _offers(features, catalogue, price, rules)
     if not offers and features.sampling:
         # Today's models take no temperature; older ones do, and answer rather than refuse what most programs send.
-        offers, refused = _offers(features, catalogue, price, named=True)
+        offers, refused = _offers(features, catalogue, price, rules, named=True)
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
     return _preferring(features, offers, refused, ranking)
 
 
-def _offers(features: RouteFeatures, catalogue: Catalogue, price: Price, *, named: bool = False) -> tuple[list[Offer], dict[str, str]]:
+def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
+    model = catalogue.get(features.requested)
+    why = rules.forbids(model, features.tenant)
+    if why is not None:
+        raise Rejected(f"{model.name} {why}: the request was not sent; ask for another model, or for auto", code="model_not_allowed")
+    costs = {model.name: price(model, features.input_tokens, features.output_tokens)}
+    for name in rules.equivalents.get(model.name, ()):
+        other = catalogue.priced(name)
+        if incapable(other, features) is None and rules.forbids(other, features.tenant) is None:
+            with suppress(Unpriced):
+                costs[name] = price(other, features.input_tokens, features.output_tokens)
+    names = sorted(costs, key=lambda name: (costs[name], name != model.name))
+    if names[0] == model.name:
+        return Route(models=tuple(names), reason=f"{model.name} was asked for by name")
+    return Route(models=tuple(names), reason=f"{names[0]} is named an equal of {model.name}, which was asked for, and costs less")
+
+
+def _offers(
+    features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules, *, named: bool = False
+) -> tuple[list[Offer], dict[str, str]]:
     """Offers of the models that may be chosen, and why each other one is not. `named`: also those for asking by name only."""
     offers: list[Offer] = []
     refused: dict[str, str] = {}
     for model in catalogue.models:
-        why = incapable(model, features)
+        why = incapable(model, features) or rules.forbids(model, features.tenant)
         by_name = not (named and model.priced_as != "simulated")  # what exists only here is never chosen for anyone
         if why is None and by_name and not model.auto and model.name != features.preferred:
             why = "is only used where it is asked for by name"
