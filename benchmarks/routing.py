@@ -23,7 +23,7 @@ from support import percentile, print_table, say
 from inference_engine.cli.evaluate_routing import read_table
 from inference_engine.cli.prompt_embeddings import embeddings_of
 from inference_engine.pipeline.complexity import estimate
-from inference_engine.pipeline.feedback_model import Fitted, Scores, learn
+from inference_engine.pipeline.feedback_model import MOST_SCORES, Fitted, Scores, learn
 from inference_engine.pipeline.prompt_features import feature_rows, prompt_features
 from inference_engine.pipeline.routing_curve import Ends, Predictions, area, choices, cost_curve, grid, outcomes, share_curve
 from inference_engine.pipeline.routing_evaluation import MARGIN, TARGETS, Result, cross_splits, evaluate, one_split, threshold
@@ -129,10 +129,8 @@ _ONE = "single answers scored, chosen by Thompson sampling"
 
 
 def feedback() -> None:
-    """Two yardsticks: the learner's own end, after one answer of each prompt of the learning part was scored, and what is learned from all
-    models' scores of all these prompts."""
-    lines = []
-    for name in ("gsm8k", "nine_models"):
+    """Two yardsticks: the learner's own end, with as many scores as it keeps, and all models' scores of all prompts."""
+    for name in ("nine_models", "gsm8k"):
         rows = load(name)
         made: dict[tuple[str, int], list[float]] = {}
         for seed in range(HOLDOUTS):
@@ -140,18 +138,18 @@ def feedback() -> None:
             random = np.random.default_rng(seed)
             order = random.permutation(len(rows))
             held, seen = rows.rows(order[: len(rows) // 4]), rows.rows(order[len(rows) // 4 :])
-            for number in (100, 250, 500, 1_000, len(seen)):
-                if number <= len(seen):
-                    made.setdefault((_ALL, number), []).append(_apgr(held, _scored(seen, number, random, held)))
-            for number, fitted in _thompson(seen, (250, 500, 1_000, 2_000, len(seen)), random):
-                found = _apgr(held, fitted.model.predict(held.features, held.embeddings))
-                made.setdefault((_ONE, number), []).append(found)
+            for number in sorted({min(number, len(seen)) for number in (100, 1_000, len(seen))}):
+                made.setdefault((_ALL, number), []).append(_apgr(held, _scored(seen, number, random, held)))
+            for number, fitted in _thompson(seen, sorted({min(n, len(seen)) for n in (250, 500, 1_000, MOST_SCORES)}), random):
+                reached = _apgr(held, fitted.model.predict(held.features, held.embeddings))
+                made.setdefault((_ONE, number), []).append(reached)
         ends = {how: np.mean(made[how, max(number for h, number in made if h == how)]) for how in (_ALL, _ONE)}
+        lines = []
         for (how, number), found in made.items():
-            apgr = np.mean(found)
-            lines.append((name, how, f"{number:,}", f"{apgr:.3f}", f"{apgr / ends[how]:.0%}", f"{apgr / ends[_ALL]:.0%}"))
-    columns = ("table", "learned from", "number", "APGR", "of its own end", "of all scores of all prompts")
-    print_table(f"APGR on the quarter of the prompts that was held out; mean of {HOLDOUTS}", columns, lines)
+            reached = float(np.mean(found))
+            lines.append((how, f"{number:,}", f"{reached:.3f}", f"{reached / ends[how]:.0%}", f"{reached / ends[_ALL]:.0%}"))
+        columns = ("learned from", "number", "APGR", "of its own end", "of all scores of all prompts")
+        print_table(f"{name}: APGR on the quarter of the prompts that was held out; mean of {HOLDOUTS}", columns, lines)
 
 
 def _scored(seen: Rows, number: int, random: np.random.Generator, held: Rows) -> NDArray[np.float64]:
@@ -168,7 +166,6 @@ def _thompson(seen: Rows, checkpoints: Sequence[int], random: np.random.Generato
     count = scores.shape[1]
     price = (scores.mean(axis=0).max() - scores[:, costs.argmin()].mean()) / (costs.max() - costs.min())
     chosen = random.integers(0, count, min(_REFIT, len(seen)))
-    checkpoints = [number for number in checkpoints if number <= len(seen)]
     found = []
     while True:
         number = len(chosen)
