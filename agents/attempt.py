@@ -220,6 +220,7 @@ class Attempt:
             cap_pico=intent.cap_pico,
             group=self.call.group,
             embedding=self.call.embedding,
+            chosen=self.call.route.chosen,
             attempts=max(attempts, 1),
             spent_pico=spent + paid,
             at_ms=self.p.now(),

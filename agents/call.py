@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens
+from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens, purpose_of
 from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
@@ -356,7 +356,7 @@ class _Payment:
             intending.add(flight)
             try:
                 tier = "standard" if first is not None else self._tier(model)
-                intent = await self._intend(model, cap_pico, tier, self._purpose(first))
+                intent = await self._intend(model, cap_pico, tier, self._purpose(model, first))
             finally:
                 intending.discard(flight)
             if intent is None:
@@ -370,10 +370,10 @@ class _Payment:
         finally:
             permit.release()
 
-    def _purpose(self, first: Permit | None) -> Purpose:
+    def _purpose(self, model: Model, first: Permit | None) -> Purpose:
         if first is not None:
             return "hedge"
-        return "audit" if self._call.audit else "answer"
+        return "audit" if self._call.audit else purpose_of(self._call.route, model.name)
 
     def _left_s(self) -> float | None:
         """Until the deadline; None where there is none."""

@@ -38,6 +38,7 @@ from .keeper import EvictionKeeper
 from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
+from .routers import Routers
 from .routing import route_with
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
@@ -192,7 +193,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
     catalogue = catalogue_of(settings)
     for name, why in unpriced(catalogue, day_of(now_ms())).items():
         log.warning("a model without a known price is never chosen", model=name, why=why)
-    caching = settings.caching
+    caching, routers = settings.caching, Routers() if settings.routing.policy == "learned" else None
     door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes)
     return WorkerParts(
         brokers=tuple(settings.brokers),
@@ -205,7 +206,8 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         door=door,
         providers={str(name): provider for name, provider in providers.items()},
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
-        decide_route=route_with(settings, catalogue),
+        decide_route=route_with(settings, catalogue, routers),
+        routers=routers,
         semantic=_semantic(settings, folder),
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,

@@ -59,6 +59,7 @@ class Health:
                 "semantic": "on" if self._worker.shards is not None else "off",
                 "sharing": self._worker.sharing.shown() if self._worker.sharing is not None else {"policy": "exact"},
                 "corrections": self._worker.corrections.known,
+                "routing": self._worker.parts.routers.shown() if self._worker.parts.routers is not None else {},
                 "prompts": self._worker.shards.prompts if self._worker.shards is not None else 0,
             },
             status=200 if ready else 503,

@@ -20,6 +20,13 @@ CALLS = Counter("inference_provider_calls", "Calls that ended, as booked.", ["mo
 TOKENS = Counter("inference_tokens", "Tokens of paid calls.", ["model", "direction"])
 PAID = Counter("inference_paid_usd", "Paid to providers.", ["model"])
 SAVED = Counter("inference_saved_usd", "Saved, by its one cause; a choice that cost more than it saved adds nothing.", ["cause"])
+FEEDBACK = Counter("inference_feedback", "Lessons taken in: answers served by a router that learns, and what was said of them.", ["kind"])
+EXPLORED = Counter("inference_explored", "Requests answered by another model than the best known choice, to learn.", ["model"])
+ROUTER_LESSONS = Gauge("inference_router_lessons", "Judged answers that a tenant's router learned from.", ["tenant"])
+ROUTER_LEARNED = Gauge(
+    "inference_router_learned", "1: what was learned chooses; 0: the best static choice, or what was before.", ["tenant"]
+)
+ROUTER_DRIFTS = Gauge("inference_router_drifts", "How often answers became worth less than was foretold.", ["tenant"])
 DEAD_LETTERS = Counter("inference_dead_letters", "Records that can't be processed.", ["topic", "error_class"])
 
 BREAKER = Gauge("inference_circuit_breaker_state", "0 closed, 1 half open, 2 open: the model is not asked.", ["model"])

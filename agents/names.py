@@ -10,6 +10,7 @@ from .settings import Settings
 EXACT_TABLE = "exact"
 DECISIONS_TABLE = "decisions"
 """What was learned about sharing answers, by scope shard."""
+LESSONS_TABLE = "lessons"
 
 
 def app_id(topics: Topics) -> str:
@@ -19,7 +20,7 @@ def app_id(topics: Topics) -> str:
 
 def changelogs(topics: Topics) -> tuple[str, ...]:
     """Changelog topics of the workers' tables, to be created before any worker starts."""
-    return tuple(f"{app_id(topics)}-{table}-changelog" for table in (EXACT_TABLE, DECISIONS_TABLE))
+    return tuple(f"{app_id(topics)}-{table}-changelog" for table in (EXACT_TABLE, DECISIONS_TABLE, LESSONS_TABLE))
 
 
 def specs(settings: Settings) -> Sequence[TopicSpec]:

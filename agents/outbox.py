@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..pipeline.fingerprint import partition_of
+from ..pipeline.fingerprint import digest, partition_of
 from ..schemas.answers import AnswerRecord, VectorRecord
 from ..schemas.costs import CostEvent
-from ..schemas.packets import answers, calls, costs, lookups, misses, vectors
+from ..schemas.feedback import LessonRecord, Rated, Served
+from ..schemas.packets import answers, calls, costs, lessons, lookups, misses, vectors
 from ..schemas.record import Lane, Record
 from ..schemas.requests import Call, Identity, Lookup, Miss, Request
 from ..schemas.responses import ResponseLine
@@ -31,6 +32,7 @@ class Packers:
     answers: Packer[AnswerRecord]
     vectors: Packer[VectorRecord]
     costs: Packer[CostEvent]
+    lessons: Packer[LessonRecord]
 
 
 class Outbox:
@@ -50,6 +52,7 @@ class Outbox:
             vectors=Packer(append, topics.vectors, vectors),
             # Read by the sink alone, in a process of its own: larger inserts are cheaper, and nobody waits for them.
             costs=Packer(append, topics.costs, costs, max_members=lambda: 256),
+            lessons=Packer(append, topics.lessons, lessons),
         )
 
     def batch(self) -> "Sends":
@@ -90,6 +93,10 @@ class Sends:
         # Rows need no order: one tenant's are spread, so that a big tenant does not wait for itself.
         partition = zlib.crc32(event.event_id.encode()) % self._box.partitions
         self._keep(self._box.packers.costs.put(partition, event, WAIT_S[lane]))
+
+    def lesson(self, news: Served | Rated) -> "asyncio.Future[int]":
+        tenant = digest([news.identity.tenant.encode()])
+        return self._put(self._box.packers.lessons, tenant, news, WAIT_S[Lane.BATCH])
 
     def response(self, identity: Identity, line: ResponseLine) -> None:
         observe_response(line)

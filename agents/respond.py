@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from ..connectors.crash_points import crash_at
+from ..pipeline.feedback import served
 from ..pipeline.respond import Clerk
 from ..schemas import packets
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
@@ -47,5 +48,7 @@ class RespondStage:
                 sends.vector(outcome.vector, lane)
             if outcome.cost is not None:
                 sends.cost(outcome.cost, lane)
+            if outcome.answer is not None and isinstance(record, Completion) and (lesson := served(record)) is not None:
+                sends.lesson(lesson)
         await sends.settle()
         crash_at("after_outcome")

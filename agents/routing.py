@@ -2,6 +2,7 @@
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -10,16 +11,21 @@ from ..connectors.data_folder import DataFolder
 from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
+from ..pipeline.errors import ConfigError, Rejected
+from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
 from ..pipeline.prices import day_of
 from ..pipeline.prompt_features import feature_rows
 from ..pipeline.quantile import difficulty
 from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, features_of, route
+from ..pipeline.route_rules import Rules
 from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
 from ..schemas.requests import Request, Route
+from .metrics import EXPLORED
 from .route import Decide
+from .routers import Routers
 from .settings import Settings
 from .worker import now_ms
 
@@ -50,19 +56,28 @@ class RecentPrompts:
             self.sorted.remove(self._seen.popleft())
 
 
-def policy_of(settings: Settings, recent: RecentPrompts) -> RoutingPolicy:
-    """The policy that ROUTING_POLICY names. Raises `ConfigError` where the file of the learned one can't be read."""
+def policy_of(settings: Settings, recent: RecentPrompts, routers: Routers | None = None) -> RoutingPolicy:
+    """The policy that ROUTING_POLICY names. `routers`: what feedback taught; None: it is not learned from.
+
+    Raises `ConfigError` where the file of the learned one can't be read.
+    """
     routing = settings.routing
     if routing.policy == "heuristic":
         return HeuristicPolicy(strategy=routing.strategy, cost_weight=routing.cost_weight, weights=Weights(**routing.complexity_weights))
     cold = QuantilePolicy(Burden(routing.strategy, routing.cost_weight), routing.min_quality, recent.sorted)
     if routing.policy == "quantile":
         return cold
+    before = _from_file(settings, cold)
+    return before if routers is None else FeedbackPolicy(routers.of, before, cold, routing.exploration)
+
+
+def _from_file(settings: Settings, cold: QuantilePolicy) -> RoutingPolicy:
     path = DataFolder(settings.data_dir).root / ROUTER_FILE
     state = load_router(path)
     if state is None:
         log.warning(
-            "nothing is learned yet: the quantile policy routes until `inference-engine bootstrap-router` wrote the file", file=path
+            "nothing is learned from a table: the quantile policy routes until feedback came or `bootstrap-router` wrote the file",
+            file=path,
         )
         return cold
     if settings.embedding_model is not None or settings.embedding_base_url is not None:
@@ -72,17 +87,34 @@ def policy_of(settings: Settings, recent: RecentPrompts) -> RoutingPolicy:
     return LearnedPolicy(state, cold)
 
 
-def route_with(settings: Settings, catalogue: Catalogue) -> Decide:
+def rules_of(settings: Settings, catalogue: Catalogue) -> Rules:
+    """Under the models' canonical names. Raises `ConfigError` where one is unknown."""
+    routing = settings.routing
+
+    def names(given: Iterable[str], setting: str) -> tuple[str, ...]:
+        try:
+            return tuple(catalogue.priced(name).name for name in given)
+        except Rejected as error:
+            raise ConfigError(f"{setting}: {error}") from None
+
+    equal = {names([name], "ROUTING_EQUIVALENTS")[0]: names(others, "ROUTING_EQUIVALENTS") for name, others in routing.equivalents.items()}
+    models = {tenant: frozenset(names(given, "ROUTING_TENANT_MODELS")) for tenant, given in routing.tenant_models.items()}
+    return Rules(equal, models, {tenant: frozenset(given) for tenant, given in routing.tenant_regions.items()})
+
+
+def route_with(settings: Settings, catalogue: Catalogue, routers: Routers | None = None) -> Decide:
     """A decision per request; without fallback only its first model is tried."""
-    recent = RecentPrompts()
-    policy = policy_of(settings, recent)
+    recent, rules = RecentPrompts(), rules_of(settings, catalogue)
+    policy = policy_of(settings, recent, routers)
     ranked = settings.routing.policy != "heuristic"
 
     def decide(request: Request, embedding: Vector | None = None) -> Route:
         features = features_of(request)
-        chosen = route(features, catalogue, price_now, policy, embedding)
+        chosen = route(features, catalogue, price_now, policy, embedding, rules)
         if ranked and features.requested == "auto":
             recent.add(features)
+        if chosen.chosen is not None and chosen.chosen.explored:
+            EXPLORED.labels(chosen.chosen.model).inc()
         return chosen if settings.routing.fallback_enabled else chosen.model_copy(update={"models": chosen.models[:1]})
 
     return decide

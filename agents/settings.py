@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 _MAPPINGS: Mapping[str, str] = {
     "ROUTING_COMPLEXITY_WEIGHTS": '{"length": 0.2, "reasoning": 0.3, ...}',
+    "ROUTING_EQUIVALENTS": '{"gpt-4": ["gpt-4o"]}',
+    "ROUTING_TENANT_MODELS": '{"acme": ["gpt-4o"]}',
+    "ROUTING_TENANT_REGIONS": '{"acme": ["eu"]}',
     "TENANT_TOPICS": '{"requests.acme": "acme"}',
     "ON_AMBIGUOUS_TENANTS": '{"acme": "fail"}',
     "CACHE_ERROR_BOUND_TENANTS": '{"acme": 0.002}',

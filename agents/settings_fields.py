@@ -111,8 +111,21 @@ class RoutingConfig(Group):
     min_quality: float = env(
         "ROUTING_MIN_QUALITY", 0.95, "share of the best model's quality that quantile and learned keep", gt=0, le=1, allow_inf_nan=False
     )
+    exploration: float = env(
+        "ROUTING_EXPLORATION", 0.05, "share of `auto` requests that learned answers by another model to learn, at most", ge=0, le=0.05,
+        allow_inf_nan=False,
+    )  # fmt: skip
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
+    equivalents: Mapping[str, tuple[str, ...]] = env(
+        "ROUTING_EQUIVALENTS", {}, 'models that may answer for one that is asked for by name, JSON: {"gpt-4": ["gpt-4o"]}'
+    )
+    tenant_models: Mapping[str, tuple[str, ...]] = env(
+        "ROUTING_TENANT_MODELS", {}, 'the only models of a tenant, JSON: {"acme": ["gpt-4o"]}; others may use all'
+    )
+    tenant_regions: Mapping[str, tuple[str, ...]] = env(
+        "ROUTING_TENANT_REGIONS", {}, 'where a tenant\'s data may go, as models.toml names regions, JSON: {"acme": ["eu"]}'
+    )
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
     circuit_breaker_threshold: int = env("ROUTING_CIRCUIT_BREAKER_THRESHOLD", 5, "failures in a row that pause a model", ge=1)
     complexity_weights: Mapping[str, float] = env(

@@ -1,4 +1,4 @@
-"""The flow, top to bottom: nine named Faust agents, their topics and channels.
+"""The flow, top to bottom: named Faust agents, their topics and channels.
 
     batch jobs, gateway, CLI
       -> requests             [any key]      ingest    validate, normalise, fingerprint; bad -> dead-letters + error response
@@ -13,6 +13,7 @@
       -> answers              [fingerprint]  exact     fills its table, releases everyone who waits -> responses
       -> vectors              [scope shard]  semantic  fills its index
       -> responses            [tenant, job, custom_id]
+    users -> feedback -> lessons [tenant]  learn     joins answers with what was said of them, teaches the router -> routers
     every stage -> costs                     sink      ClickHouse (a process of its own, agents/sink_worker.py)
 
 LANE is express, standard or batch. The batch lane has a door and lookups of its own, `requests.batch` and `lookups.batch`, read by the same
@@ -33,6 +34,7 @@ from .coalesce import CoalesceStage
 from .dead_letters import dead_letter_headers
 from .embed import EmbedStage
 from .exact import ExactStage
+from .feedback import FeedbackStage
 from .ingest import IngestStage
 from .metrics import DEAD_LETTERS
 from .pending import Group, Pending
@@ -61,6 +63,7 @@ class Stages:
     route: RouteStage
     call: CallAgent
     respond: RespondStage
+    learn: FeedbackStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,12 @@ def build_topology(
 
     # packets of LedgerRecord
     agent("respond", topics.ledger, handle=stages.respond.on_ledger)
+
+    # FeedbackLine, one a record; packets of Served and Rated
+    async def learn(event: Delivered) -> None:
+        await (stages.learn.on_lessons(event) if event.topic == topics.lessons else stages.learn.on_feedback(event))
+
+    agent("learn", topics.feedback, topics.lessons, handle=learn)
 
 
 def share_of(event: Delivered, shared: str, request_topics: Sequence[str]) -> bytes:

@@ -42,6 +42,7 @@ from .call_agent import CallAgent
 from .coalesce import CoalesceSettings, CoalesceStage
 from .embed import EmbedQueue, EmbedStage
 from .exact import ExactStage, Keeper
+from .feedback import FeedbackStage
 from .health import Health
 from .ingest import IngestStage
 from .judge import EmbeddingJudge
@@ -49,13 +50,14 @@ from .learned import LearnedSharing
 from .learners import Bounds, Learners
 from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
-from .names import DECISIONS_TABLE, EXACT_TABLE, app_id
+from .names import DECISIONS_TABLE, EXACT_TABLE, LESSONS_TABLE, app_id
 from .outbox import Outbox
 from .own_folder import only_worker_in
 from .prefix import PrefixRoom
 from .provider_batch import BatchStage
 from .respond import RespondStage
 from .route import Decide, RouteStage
+from .routers import Routers
 from .safe import SafeApp, create_app, run_app
 from .semantic import SemanticStage
 from .shards import Shards
@@ -84,6 +86,7 @@ IN_WORK: Mapping[str, Limit] = {
     "embed": Limit(64, 16 * MB),
     "call": Limit(512, 16 * MB),  # a packet may hold one call only, and that may take minutes
     "respond": Limit(64),
+    "learn": Limit(64),
 }
 """What of a stage may be in work at once; what lies behind is read when its turn comes."""
 
@@ -143,6 +146,8 @@ class WorkerParts:
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
+    routers: Routers | None = None
+    """What feedback taught; None where the router does not learn."""
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""
 
@@ -286,6 +291,14 @@ class Worker:
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls, self.throttle.at_once),
             respond=RespondStage(out, self.clerk, self.ledger),
+            learn=FeedbackStage(
+                app.safe_table(LESSONS_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES),
+                out,
+                now_ms,
+                default_tenant=parts.default_tenant,
+                default_job=parts.door.default_job,
+                taught=parts.routers.of if parts.routers else lambda _: None,
+            ),
         )
 
     def _sharing(self, semantic: SemanticParts, shards: Shards) -> Sharing:
@@ -309,6 +322,7 @@ class Worker:
         await asyncio.gather(
             self.ledger.assigned(partitions),
             self.stages.exact.assigned(partitions),
+            self.stages.learn.assigned(partitions),
             *([self.shards.assigned(partitions)] if self.shards else []),
         )
         # Where no batches are set up, calls that were parked before are made one by one.
@@ -321,6 +335,7 @@ class Worker:
         await asyncio.gather(
             self.ledger.revoked(partitions),
             self.stages.exact.revoked(partitions),
+            self.stages.learn.revoked(partitions),
             *([self.shards.revoked(partitions)] if self.shards else []),
         )
         self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
@@ -346,6 +361,8 @@ class Worker:
         health = Health(self)
         await self.controls.start()
         await self.corrections.start()
+        if parts.routers is not None:
+            await parts.routers.start(parts.brokers, parts.topics.routers)
         if self.shards is not None:
             await self.shards.start()
         port = await health.start(parts.metrics_port)
@@ -408,6 +425,9 @@ class Worker:
         await self.fenced.close()
         await self.controls.stop()
         await self.corrections.stop()
+        await self.stages.learn.stop()
+        if self.parts.routers is not None:
+            await self.parts.routers.stop()
         if self.shards is not None:
             await self.shards.stop()
         if self.queue is not None:

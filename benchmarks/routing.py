@@ -23,7 +23,7 @@ from support import percentile, print_table, say
 from inference_engine.cli.evaluate_routing import read_table
 from inference_engine.cli.prompt_embeddings import embeddings_of
 from inference_engine.pipeline.complexity import estimate
-from inference_engine.pipeline.feedback_model import FeedbackModel, Scores, learn
+from inference_engine.pipeline.feedback_model import MOST_SCORES, Fitted, Scores, learn
 from inference_engine.pipeline.prompt_features import feature_rows, prompt_features
 from inference_engine.pipeline.routing_curve import Ends, Predictions, area, choices, cost_curve, grid, outcomes, share_curve
 from inference_engine.pipeline.routing_evaluation import MARGIN, TARGETS, Result, cross_splits, evaluate, one_split, threshold
@@ -123,32 +123,33 @@ def _kept(rows: Rows, random: np.random.Generator) -> list[list[tuple[bool, floa
 
 HOLDOUTS = 3
 _REFIT = 50
-_FEW_STRENGTHS = ((0.3, 0.3), (1.0, 1.0))
+_FEW_STRENGTHS = ((0.3, 0.3, 0.3), (0.3, 1.0, 0.3), (0.3, 1.0, 1.0))
+_ALL = "prompts scored on every model"
+_ONE = "single answers scored, chosen by Thompson sampling"
 
 
 def feedback() -> None:
-    lines = []
-    for name in ("gsm8k", "nine_models"):
+    """Two yardsticks: the learner's own end, with as many scores as it keeps, and all models' scores of all prompts."""
+    for name in ("nine_models", "gsm8k"):
         rows = load(name)
         made: dict[tuple[str, int], list[float]] = {}
         for seed in range(HOLDOUTS):
+            say(f"{name}: {seed + 1} of {HOLDOUTS}")
             random = np.random.default_rng(seed)
             order = random.permutation(len(rows))
             held, seen = rows.rows(order[: len(rows) // 4]), rows.rows(order[len(rows) // 4 :])
-            most = _apgr(held, _scored(seen, len(seen), random, held))
-            for number in (100, 250, 500, 1_000):
-                say(f"{name}, {seed}: {number}")
-                if number <= len(seen):
-                    found = _apgr(held, _scored(seen, number, random, held))
-                    made.setdefault(("prompts scored on every model", number), []).append(found / most)
-            for number, model in _thompson(seen, (250, 500, 1_000), random):
-                found = _apgr(held, model.predict(held.features, held.embeddings))
-                made.setdefault(("single answers scored, chosen by Thompson sampling", number), []).append(found / most)
-            made.setdefault(("final APGR", len(seen)), []).append(most)
-        lines += [(name, how, f"{number:,}", f"{np.mean(found):.2f}") for (how, number), found in made.items()]
-    print_table(
-        f"APGR on prompts held out, as a share of the final; mean of {HOLDOUTS}", ("table", "learned from", "number", "share"), lines
-    )
+            for number in sorted({min(number, len(seen)) for number in (100, 1_000, len(seen))}):
+                made.setdefault((_ALL, number), []).append(_apgr(held, _scored(seen, number, random, held)))
+            for number, fitted in _thompson(seen, sorted({min(n, len(seen)) for n in (250, 500, 1_000, MOST_SCORES)}), random):
+                reached = _apgr(held, fitted.model.predict(held.features, held.embeddings))
+                made.setdefault((_ONE, number), []).append(reached)
+        ends = {how: np.mean(made[how, max(number for h, number in made if h == how)]) for how in (_ALL, _ONE)}
+        lines = []
+        for (how, number), found in made.items():
+            reached = float(np.mean(found))
+            lines.append((how, f"{number:,}", f"{reached:.3f}", f"{reached / ends[how]:.0%}", f"{reached / ends[_ALL]:.0%}"))
+        columns = ("learned from", "number", "APGR", "of its own end", "of all scores of all prompts")
+        print_table(f"{name}: APGR on the quarter of the prompts that was held out; mean of {HOLDOUTS}", columns, lines)
 
 
 def _scored(seen: Rows, number: int, random: np.random.Generator, held: Rows) -> NDArray[np.float64]:
@@ -158,7 +159,7 @@ def _scored(seen: Rows, number: int, random: np.random.Generator, held: Rows) ->
     return made.model.predict(held.features, held.embeddings)
 
 
-def _thompson(seen: Rows, checkpoints: Sequence[int], random: np.random.Generator) -> list[tuple[int, FeedbackModel]]:
+def _thompson(seen: Rows, checkpoints: Sequence[int], random: np.random.Generator) -> list[tuple[int, Fitted]]:
     """A bandit that is asked at prices all over the range that matters, and hears the score of the model that it chose."""
     assert seen.embeddings is not None
     scores, costs = seen.table.scores, seen.table.costs.mean(axis=0)
@@ -166,18 +167,20 @@ def _thompson(seen: Rows, checkpoints: Sequence[int], random: np.random.Generato
     price = (scores.mean(axis=0).max() - scores[:, costs.argmin()].mean()) / (costs.max() - costs.min())
     chosen = random.integers(0, count, min(_REFIT, len(seen)))
     found = []
-    for number in range(_REFIT, min(checkpoints[-1], len(seen)) + 1, _REFIT):
-        rows = np.arange(number)
-        given = Scores(seen.features[:number], seen.embeddings[:number], chosen, scores[rows, chosen])
-        model = learn(given, count, _FEW_STRENGTHS)
+    while True:
+        number = len(chosen)
+        given = Scores(seen.features[:number], seen.embeddings[:number], chosen, scores[np.arange(number), chosen])
+        fitted = learn(given, count, random, _FEW_STRENGTHS)
         if number in checkpoints:
-            found.append((number, model))
-        part = np.arange(number, min(number + _REFIT, len(seen)))
-        if len(part):
-            drawn = model.sample(seen.features[part], seen.embeddings[part], random)
-            at = price * np.exp(random.uniform(np.log(0.1), np.log(3.0), len(part)))
-            chosen = np.concatenate([chosen, (drawn - at[:, None] * costs).argmax(axis=1)])
-    return found
+            found.append((number, fitted))
+        until = min([at for at in checkpoints if at > number], default=number)
+        part = np.arange(number, min(until, number + max(_REFIT, number // 20)))
+        if not len(part):
+            return found
+        draws = fitted.model.draws(seen.features[part], seen.embeddings[part])
+        drawn = draws[random.integers(0, len(draws), len(part)), np.arange(len(part))]
+        at = price * np.exp(random.uniform(np.log(0.1), np.log(3.0), len(part)))
+        chosen = np.concatenate([chosen, (drawn - at[:, None] * costs).argmax(axis=1)])
 
 
 def _apgr(rows: Rows, predicted: NDArray[np.float64]) -> float:

@@ -240,6 +240,18 @@ def bootstrap_router(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def feedback(context: typer.Context) -> None:
+    """Say what answers were worth, so that the learned routing policy learns from it."""
+    _forward("feedback", "feedback_command", context)
+
+
+@app.command("export-router", context_settings=_FORWARD)
+def export_router(context: typer.Context) -> None:
+    """Show and save what feedback taught the router."""
+    _forward("feedback", "export_command", context)
+
+
+@app.command(context_settings=_FORWARD)
 def doctor(context: typer.Context) -> None:
     """Check this machine and the engine, and say what to do."""
     _forward("doctor", "doctor_command", context)

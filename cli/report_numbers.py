@@ -95,6 +95,11 @@ _SECTIONS: tuple[tuple[str, str], ...] = (
             FROM cost_events WHERE {ALL} AND kind = 'error' GROUP BY name ORDER BY requests DESC, name LIMIT 30""",
     ),
     (
+        "Explored: answered by another model than the best known choice, to learn",
+        f"""SELECT model_used AS name, count() AS requests, sum(base_cost) AS cost_usd, sum(total_savings) AS saved_usd
+            FROM cost_events WHERE {ALL} AND purpose = 'exploration' GROUP BY name ORDER BY cost_usd DESC, name LIMIT 30""",
+    ),
+    (
         "Paid for more than answers",
         f"""SELECT kind AS name, count() AS payments, sum(base_cost) AS cost_usd, sum(ambiguous_cap) AS ambiguous_cap_usd
             FROM cost_events WHERE {ALL} AND kind NOT IN ('answer', 'error') GROUP BY name ORDER BY cost_usd DESC, name""",

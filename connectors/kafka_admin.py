@@ -33,9 +33,9 @@ _AT_LEAST = ("retention.ms", "max.message.bytes")
 def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = (), *, horizon_days: int = 7) -> list[TopicSpec]:
     """Every topic of the engine. `changelogs`: full names of the tables' changelog topics, compacted, `partitions` each.
 
-    Retention outlives the dedupe horizon (`horizon_days`) wherever a record may still be asked for. Only `controls`, `corrections` and the
-    changelogs are compacted: the other internal topics carry packets, whose keys name no single record, and a compacted ledger would forget
-    payments.
+    Retention outlives the dedupe horizon (`horizon_days`) wherever a record may still be asked for. Only `controls`, `corrections`, `routers`
+    and the changelogs are compacted: the other internal topics carry packets, whose keys name no single record, and a compacted ledger would
+    forget payments.
     """
     if partitions < 1:
         raise ConfigError(f"a topic needs at least one partition, not {partitions}")
@@ -53,10 +53,12 @@ def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = (),
         topics.vectors: told,
         topics.costs: told,
         topics.dead_letters: told,
+        topics.feedback: in_work,
+        topics.lessons: in_work,
     }
     kept = [TopicSpec(name, partitions, _delete(days)) for name, days in by_days.items()]
     # Read whole by every worker: order matters more than width.
-    whole = [TopicSpec(name, 1, _compact()) for name in (topics.controls, topics.corrections)]
+    whole = [TopicSpec(name, 1, _compact()) for name in (topics.controls, topics.corrections, topics.routers)]
     return [*kept, *whole, *(TopicSpec(name, partitions, _compact()) for name in changelogs)]
 
 

@@ -190,6 +190,7 @@ _PARSERS: dict[str, Callable[[str, Any, str], Any]] = {
     "prompt_cache_min_tokens": _count,
     "cache_write_12h_factor": _price,
     "auto": _boolean,
+    "region": _string,
     "aliases": _strings,
     "switches": _strings,
 }

@@ -1,5 +1,6 @@
 """The HTTP API: OpenAI's chat completions in front of the topics.
 
+POST /v1/feedback           what an answer was worth, produced to `feedback`
 POST /v1/chat/completions   produced to `requests`, answered from `responses`
 GET  /v1/models, /models    what may be asked for
 GET  /health, /metrics      for machines
@@ -23,9 +24,11 @@ from ..agents.settings_shown import Effective
 from ..connectors.asker import Asker, NoAnswerYet
 from ..pipeline.complexity import Weights, estimate
 from ..pipeline.errors import EngineError
+from ..pipeline.feedback import read_feedback
 from ..pipeline.ingest import Door, admit
 from ..pipeline.models import Catalogue
 from ..pipeline.route import features_of
+from ..schemas.feedback import FeedbackLine
 from ..schemas.requests import Identity
 from .keys import Access
 from .measures import Measures
@@ -47,6 +50,7 @@ class Gateway:
     shown: Callable[[], Iterable[Effective]]
     now_ms: Callable[[], int]
     registry: CollectorRegistry
+    feedback_topic: str = "feedback"
 
     @property
     def catalogue(self) -> Catalogue:
@@ -88,6 +92,18 @@ def _add_questions(app: FastAPI, gateway: Gateway, measures: Measures) -> None:
         if question.stream:
             return StreamingResponse(chunks(body, with_usage=question.with_usage), 200, headers, "text/event-stream")
         return Response(orjson.dumps(body), 200, headers, "application/json")
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> Response:
+        tenant = admitted(gateway, request)
+        payload = await _payload(request, gateway.door.max_body_bytes)
+        try:
+            rated = read_feedback(payload, tenant, JOB, gateway.now_ms())
+            line = FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score)
+            await gateway.asker.tell(gateway.feedback_topic, rated.identity, line.model_dump_json().encode())
+        except EngineError as error:
+            raise of_error(error) from error
+        return Response(status_code=202)
 
     @app.post("/debug/estimate-complexity")
     async def estimate_complexity(request: Request) -> JSONResponse:

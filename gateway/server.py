@@ -31,6 +31,7 @@ def gateway_of(settings: Settings) -> Gateway:
         shown=lambda: effective(settings),
         now_ms=lambda: time.time_ns() // 1_000_000,
         registry=CollectorRegistry(),
+        feedback_topic=settings.topics.feedback,
     )
 
 

@@ -6,7 +6,9 @@ from typing import Literal
 
 import orjson
 
+from ..schemas.ledger import Purpose
 from ..schemas.record import JsonObject
+from ..schemas.requests import Route
 from .errors import EngineError, Rejected, Unavailable
 from .models import Model
 
@@ -50,6 +52,12 @@ def after(error: EngineError) -> Tried:
     if isinstance(error, Unavailable):
         return Tried("retry", error, error.retry_after, error.rate_limited)
     return Tried("retry", error)
+
+
+def purpose_of(route: Route, model: str) -> Purpose:
+    """Of a payment for an answer: a model that was taken to learn is explored, one that it falls back to is not."""
+    chosen = route.chosen
+    return "exploration" if chosen is not None and chosen.explored and chosen.model == model else "answer"
 
 
 def backoff_s(tries: int, random: Callable[[], float], *, first_s: float = 0.5, most_s: float = 30.0) -> float:

@@ -34,6 +34,10 @@ class BadRequest(Rejected):
         self.custom_id = custom_id
 
 
+DEFAULT_JOB = "default"
+"""Of requests that name none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """What the door needs to know."""
@@ -44,7 +48,7 @@ class Door:
     priority_lanes: bool = True
     """False: every request takes the default lane."""
     max_body_bytes: int = MAX_BODY_BYTES
-    default_job: str = "default"
+    default_job: str = DEFAULT_JOB
 
 
 def admit(raw: bytes | None, tenant: str, now_ms: int, door: Door) -> Request:

@@ -22,7 +22,7 @@ from .text import last_user_text
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
 
-ANSWERING = frozenset({"answer", "hedge", "audit"})
+ANSWERING = frozenset({"answer", "hedge", "audit", "exploration"})
 """Purposes of calls whose completion answers the request that they were made for."""
 
 Tier = Literal["provider", "exact", "semantic", "coalesced"]
@@ -93,7 +93,7 @@ class Clerk:
         answer = record.answer
         return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
-                      **_tokens(answer.usage))  # fmt: skip
+                      purpose=record.purpose, **_tokens(answer.usage))  # fmt: skip
 
     def in_vain(self, owner: Waiter, record: AnswerRecord) -> CostEvent:
         """The row of a call whose request had been answered by then: it takes the place of the one that the ledger's completion gave."""

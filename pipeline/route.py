@@ -9,15 +9,17 @@ request, or one whose price is not known. The embedding that the caches made is 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ..schemas.record import JsonObject
-from ..schemas.requests import Request, Route
+from ..schemas.requests import Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
 from .models import Catalogue, Model, TierName
 from .ports import Vector
+from .route_rules import Rules
 from .text import last_user_text
 
 Strategy = Literal["cost_optimal", "latency_optimal", "balanced"]
@@ -51,6 +53,9 @@ class RouteFeatures:
     structured: bool = False
     sampling: bool = False
     """A temperature or top_p other than the providers' default."""
+    tenant: str = ""
+    draw: float = 1.0
+    """In [0, 1), as good as drawn at random, and always the same for one flight."""
 
     @property
     def output_tokens(self) -> int:
@@ -75,6 +80,8 @@ class Ranking:
     models: tuple[str, ...]
     reason: str
     complexity: float | None = None
+    chosen: Chosen | None = None
+    """Of the first model, where the policy wants to hear what its answer was worth."""
 
 
 class RoutingPolicy(Protocol):
@@ -102,6 +109,8 @@ def features_of(request: Request) -> RouteFeatures:
         images=images,
         structured=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
         sampling=body.get("temperature") not in (None, 1) or body.get("top_p") not in (None, 1),
+        tenant=request.identity.tenant,
+        draw=int(request.flight[:13], 16) / 16**13,
     )
 
 
@@ -121,31 +130,59 @@ def _measure(body: JsonObject) -> tuple[int, int, bool]:
     return tokens, turns, images
 
 
-def route(features: RouteFeatures, catalogue: Catalogue, price: Price, policy: RoutingPolicy, embedding: Vector | None = None) -> Route:
-    """An explicit model is honoured; `auto` lets the policy choose among the models that can and have a price.
+NO_RULES = Rules()
 
-    Raises `Rejected` where no model can take the request, `Unpriced` where those that can have no known price.
+
+def route(
+    features: RouteFeatures,
+    catalogue: Catalogue,
+    price: Price,
+    policy: RoutingPolicy,
+    embedding: Vector | None = None,
+    rules: Rules = NO_RULES,
+) -> Route:
+    """An explicit model is honoured, or one that the operator named its equal; `auto` lets the policy choose among the models that can and
+    have a price.
+
+    Raises `Rejected` where no model can or may take the request, `Unpriced` where those that can have no known price.
     """
     if features.requested != "auto":
-        model = catalogue.get(features.requested)
-        price(model, features.input_tokens, features.output_tokens)
-        return Route(models=(model.name,), reason=f"{model.name} was asked for by name")
-    offers, refused = _offers(features, catalogue, price)
+        return _by_name(features, catalogue, price, rules)
+    offers, refused = _offers(features, catalogue, price, rules)
     if not offers and features.sampling:
         # Today's models take no temperature; older ones do, and answer rather than refuse what most programs send.
-        offers, refused = _offers(features, catalogue, price, named=True)
+        offers, refused = _offers(features, catalogue, price, rules, named=True)
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
     return _preferring(features, offers, refused, ranking)
 
 
-def _offers(features: RouteFeatures, catalogue: Catalogue, price: Price, *, named: bool = False) -> tuple[list[Offer], dict[str, str]]:
+def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
+    model = catalogue.get(features.requested)
+    why = rules.forbids(model, features.tenant)
+    if why is not None:
+        raise Rejected(f"{model.name} {why}: the request was not sent; ask for another model, or for auto", code="model_not_allowed")
+    costs = {model.name: price(model, features.input_tokens, features.output_tokens)}
+    for name in rules.equivalents.get(model.name, ()):
+        other = catalogue.priced(name)
+        if incapable(other, features) is None and rules.forbids(other, features.tenant) is None:
+            with suppress(Unpriced):
+                costs[name] = price(other, features.input_tokens, features.output_tokens)
+    names = sorted(costs, key=lambda name: (costs[name], name != model.name))
+    if names[0] == model.name:
+        return Route(models=tuple(names), reason=f"{model.name} was asked for by name")
+    return Route(models=tuple(names), reason=f"{names[0]} is named an equal of {model.name}, which was asked for, and costs less")
+
+
+def _offers(
+    features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules, *, named: bool = False
+) -> tuple[list[Offer], dict[str, str]]:
     """Offers of the models that may be chosen, and why each other one is not. `named`: also those for asking by name only."""
     offers: list[Offer] = []
     refused: dict[str, str] = {}
     for model in catalogue.models:
-        why = incapable(model, features)
+        why = incapable(model, features) or rules.forbids(model, features.tenant)
         by_name = not (named and model.priced_as != "simulated")  # what exists only here is never chosen for anyone
         if why is None and by_name and not model.auto and model.name != features.preferred:
             why = "is only used where it is asked for by name"
@@ -191,12 +228,13 @@ def _preferring(features: RouteFeatures, offers: Sequence[Offer], refused: dict[
     """Puts the preferred model first where it can take the request; else says why it is not taken."""
     preferred = features.preferred
     if preferred is None:
-        return Route(models=ranking.models, reason=ranking.reason, complexity=ranking.complexity)
+        return Route(models=ranking.models, reason=ranking.reason, complexity=ranking.complexity, chosen=ranking.chosen)
     if any(o.model.name == preferred for o in offers):
         others = tuple(name for name in ranking.models if name != preferred)
         return Route(models=(preferred, *others), reason=f"{preferred} is preferred; then {ranking.reason}", complexity=ranking.complexity)
     why = refused.get(preferred, "is not in models.toml")
-    return Route(models=ranking.models, reason=f"{ranking.reason}; preferred {preferred} {why}", complexity=ranking.complexity)
+    reason = f"{ranking.reason}; preferred {preferred} {why}"
+    return Route(models=ranking.models, reason=reason, complexity=ranking.complexity, chosen=ranking.chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from .ports import Vector
 from .prompt_features import feature_rows
 from .routing_curve import Ends, Grid, Matrix, Predictions, grid, outcomes
 from .routing_evaluation import MARGIN, fold_of, threshold
+from .routing_table import Table
+from .sampling_error import Clusters
 from .score_model import ScoreModel, fit
 from .table_policies import Rows, above_static, constant, expected_costs, mean_costs, mean_scores, without
 
@@ -56,10 +58,12 @@ class RouterState:
 
     def price(self, floor: float) -> float | None:
         """For the nearest validated floor that is no lower. None: only the best expected score is good enough."""
-        for known, price in zip(FLOORS, self.prices, strict=True):
-            if known >= floor - 1e-9:
-                return price
-        return None
+        return price_at(self.prices, floor)
+
+
+def price_at(prices: Sequence[float | None], floor: float) -> float | None:
+    """Of prices by `FLOORS`."""
+    return next((price for known, price in zip(FLOORS, prices, strict=True) if known >= floor - 1e-9), None)
 
 
 def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARGIN, floors: Sequence[float] = FLOORS) -> RouterState:
@@ -76,7 +80,7 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
     if not above:
         seen = Predictions(constant(mean_scores(known.table), len(known)), constant(mean_costs(known.table), len(known)))
         dropped = np.zeros_like(dropped)
-    prices = _prices(without(seen, dropped), known, clusters, margin, floors)
+    prices = prices_of(without(seen, dropped), known.table, clusters, margin, floors)
     kept = [i for i in range(len(dropped)) if not dropped[i]]
     return RouterState(
         models=tuple(rows.table.models[i] for i in kept),
@@ -89,11 +93,12 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
     )
 
 
-def _prices(seen: Predictions, known: Rows, clusters: np.ndarray, margin: float, floors: Sequence[float]) -> tuple[float | None, ...]:
+def prices_of(seen: Predictions, table: Table, clusters: Clusters, margin: float, floors: Sequence[float]) -> tuple[float | None, ...]:
+    """For each floor the greatest price whose quality stays above it by `margin` standard errors. `seen`: foretold out of sample."""
     points = grid(seen)
     whole = np.flatnonzero(points.share == 1.0)
     pure = Grid(points.prices, points.high[whole], points.high[whole], np.zeros(len(whole)))
-    made = outcomes(seen, pure, known.table.scores, known.table.costs)
-    best = known.table.scores[:, Ends.of(known.table.scores, known.table.costs).best]
+    made = outcomes(seen, pure, table.scores, table.costs)
+    best = table.scores[:, Ends.of(table.scores, table.costs).best]
     found = [threshold(made, best, floor, SERVED, margin, clusters) for floor in floors]
     return tuple(None if point is None else float(points.prices[pure.high[point]]) for point in found)

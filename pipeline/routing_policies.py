@@ -95,16 +95,21 @@ class LearnedPolicy:
             return Ranking(made.models, f"nothing is learned of these models; {made.reason}", made.complexity)
         predicted = self.state.predict(features.text, embedding)
         scores = np.array([predicted[self.state.column[o.model.name]] for o in known])
-        price = self.state.price(self.cold.min_quality)
-        dearest = max(o.cost_pico for o in known) / _PICO
-        # At an infinite price only the burden counts.
-        price = None if price is None else min(price, _SHARPEST / dearest if dearest else 0.0)
-        worth = scores if price is None else scores - price * dearest * np.array(self.cold.burden.of(known))
+        worth = scores - penalties(self.cold.burden, known, self.state.price(self.cold.min_quality))
         chain = chain_of(known, worth, scores, self.fallbacks)
         best = chain[0]
         expected = predicted[self.state.column[best.model.name]]
         what = "best static choice" if self.state.static else f"expected score {expected:.2f} of at most {scores.max():.2f}"
         return Ranking(tuple(o.model.name for o in chain), f"{best.model.name}: {what} (about ${best.cost_pico / _PICO:.6f})")
+
+
+def penalties(burden: Burden, offers: Sequence[Offer], price: float | None) -> np.ndarray:
+    """What each offer's expected score is lessened by, at a price of a dollar; None: nothing, only the best is good enough."""
+    if price is None:
+        return np.zeros(len(offers))
+    dearest = max(o.cost_pico for o in offers) / _PICO
+    # At an infinite price only the burden counts.
+    return min(price, _SHARPEST / dearest if dearest else 0.0) * dearest * np.array(burden.of(offers))
 
 
 def chain_of(offers: Sequence[Offer], worth: np.ndarray, quality: np.ndarray, fallbacks: int) -> list[Offer]:

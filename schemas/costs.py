@@ -17,7 +17,8 @@ class CostEvent(Record):
     kind: Literal["answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding"]
     """`answer` and `error` rows are one per request; the others are payments that no request was answered with."""
     purpose: str = ""
-    """Of the call that answered: answer, hedge, or audit, which paid for what a known answer would have answered. Empty for hits."""
+    """Of the call: answer, hedge, audit (it paid for what a known answer would have answered) or exploration (its model was taken to
+    learn what its answers are worth). Empty for hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""

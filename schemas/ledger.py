@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
-from .requests import Call, Request
+from .requests import Call, Chosen, Request
 
 Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
 """`audit`: of the answer too, where a known one would have been shared.
@@ -51,6 +51,8 @@ class Completion(Record):
     cap_pico: int
     group: str | None = None
     embedding: str | None = None
+    chosen: Chosen | None = None
+    """Where a router that learns chose the model."""
     attempts: int
     spent_pico: int
     """Certain costs of this flight, this attempt included."""

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from .answers import AnswerRecord, VectorRecord
 from .costs import CostEvent
+from .feedback import LessonRecord
 from .ledger import LedgerRecord
 from .record import Record
 from .requests import Call, Lookup, Miss
@@ -73,3 +74,4 @@ vectors: PacketCodec[VectorRecord] = PacketCodec(VectorRecord)
 costs: PacketCodec[CostEvent] = PacketCodec(CostEvent)
 # The type of a ledger record is a field with a default: it must be written.
 ledger: PacketCodec[LedgerRecord] = PacketCodec(LedgerRecord, exclude_defaults=False, remembered_bytes=_ROOM)
+lessons: PacketCodec[LessonRecord] = PacketCodec(LessonRecord, exclude_defaults=False)

@@ -137,12 +137,28 @@ class Miss(Record):
     """When the flight took off that this is sent for."""
 
 
+class Chosen(Record):
+    """What a router that learns must know of its choice when it hears what the answer was worth."""
+
+    model: str
+    expected: float | None = None
+    """Score that was foretold for it; None: nothing was learned yet."""
+    chance: float = 1.0
+    """How probable this choice was."""
+    explored: bool = False
+    """Not the best known choice: taken to learn."""
+    costs: tuple[tuple[str, int], ...] = ()
+    """(model, pico-dollars that it was expected to cost) of all that could have been chosen."""
+
+
 class Route(Record):
     """Which models to try, best first, and why."""
 
     models: tuple[str, ...]
     reason: str
     complexity: float | None = None
+    chosen: Chosen | None = None
+    """None where nothing is to be learned from it."""
 
 
 class Call(Record):

@@ -77,6 +77,21 @@ class Topics:
         return self._n("corrections")
 
     @property
+    def feedback(self) -> str:
+        """What answers were worth, as users say: one record each, with any key."""
+        return self._n("feedback")
+
+    @property
+    def lessons(self) -> str:
+        """Served answers and what was said of them; a tenant's are on one partition."""
+        return self._n("lessons")
+
+    @property
+    def routers(self) -> str:
+        """Compacted: what was learned for each tenant, read whole by every worker."""
+        return self._n("routers")
+
+    @property
     def controls(self) -> str:
         """Compacted: job cancellations, read whole by every worker."""
         return self._n("controls")

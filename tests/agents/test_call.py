@@ -17,6 +17,7 @@ from inference_engine.schemas.ledger import Ambiguous as AmbiguousRecord
 from inference_engine.schemas.ledger import Charged as ChargedRecord
 from inference_engine.schemas.ledger import Completion, Failure, Intent
 from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Chosen
 
 from ..pipeline.support import NOW
 from . import payers
@@ -585,3 +586,27 @@ def test_a_partition_that_is_taken_away_and_given_back_at_once_is_opened_again(m
     run(main())
     assert world.kinds() == ["intent", "completion"]
     assert OneAtATime.opened == 0
+
+
+def test_a_model_that_was_taken_to_learn_is_booked_as_exploration_and_its_fallback_as_an_answer() -> None:
+    async def refuses_small(model: Model, _number: int) -> ProviderReply:
+        if model.name == "small":
+            raise Rejected("no", code="model_not_found")
+        return REPLY
+
+    explored = Chosen(model="small", expected=0.3, chance=0.01, explored=True)
+
+    def purposes(script: Any) -> list[tuple[str, str]]:
+        world = World(provider=Bill(script) if script else Bill())
+        asked = call("r1", "small", "big")
+        asked = asked.model_copy(update={"route": asked.route.model_copy(update={"chosen": explored})})
+
+        async def main() -> None:
+            async with worker(world) as one:
+                await one.run(asked)
+
+        run(main())
+        return [(r.type, r.purpose) for r in world.records() if isinstance(r, Intent | Completion)]
+
+    assert purposes(None) == [("intent", "exploration"), ("completion", "exploration")]
+    assert purposes(refuses_small) == [("intent", "exploration"), ("intent", "answer"), ("completion", "answer")]

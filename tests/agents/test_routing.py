@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_engine.agents.routers import Routers
 from inference_engine.agents.routing import RecentPrompts, policy_of, route_with
 from inference_engine.agents.settings import Settings
 from inference_engine.connectors.router_file import ROUTER_FILE, save_router
+from inference_engine.pipeline.errors import ConfigError
+from inference_engine.pipeline.feedback_policy import FeedbackPolicy
 from inference_engine.pipeline.models import Catalogue, Model, Prices
 from inference_engine.pipeline.route import HeuristicPolicy, RouteFeatures
 from inference_engine.pipeline.router_state import learn_state
@@ -97,3 +100,20 @@ def test_the_quantile_policy_learns_what_is_usual_here(tmp_path: Path) -> None:
 def test_without_fallback_only_the_first_model_is_tried(tmp_path: Path, policy: str) -> None:
     decide = route_with(settings(tmp_path, policy=policy, fallback_enabled=False), catalogue())
     assert len(decide(request("hi")).models) == 1
+
+
+def test_rules_may_name_models_by_alias_and_a_misspelt_one_is_an_error(tmp_path: Path) -> None:
+    decide = route_with(settings(tmp_path, equivalents={"large": ["small"]}), catalogue())
+    assert decide(request("hi").model_copy(update={"model": "large"})).models == ("small", "large")
+    with pytest.raises(ConfigError, match="ROUTING_TENANT_MODELS"):
+        route_with(settings(tmp_path, tenant_models={"acme": ["smal"]}), catalogue())
+
+
+def test_feedback_routes_only_where_the_learned_policy_is_named(tmp_path: Path) -> None:
+    learned = policy_of(settings(tmp_path, policy="learned", exploration=0.02), RecentPrompts(), Routers())
+    assert isinstance(learned, FeedbackPolicy)
+    assert learned.exploration == 0.02
+    made = route_with(settings(tmp_path, policy="learned"), catalogue(), Routers())(request("hi"))
+    assert made.chosen is not None
+    assert made.chosen.model == made.models[0]
+    assert route_with(settings(tmp_path, policy="quantile"), catalogue())(request("hi")).chosen is None

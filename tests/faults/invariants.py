@@ -230,10 +230,10 @@ def after_the_end(evidence: Evidence) -> Found:
     ended: set[str] = set()
     for placed in evidence.ledger:
         record: LedgerRecord = placed.member
-        if isinstance(record, Completion) and record.purpose in ("answer", "audit"):
+        if isinstance(record, Completion) and record.purpose in ("answer", "audit", "exploration"):
             ended.add(record.flight)
         for intent in intents_of(record):
-            if intent.purpose in ("answer", "audit") and intent.flight in ended:
+            if intent.purpose in ("answer", "audit", "exploration") and intent.flight in ended:
                 yield f"attempt {intent.attempt} of flight {intent.flight[:12]} was intended after its completion (offset {placed.offset})"
 
 

@@ -11,6 +11,7 @@ import aiohttp
 import openai
 import pytest
 import uvicorn
+from aiokafka import AIOKafkaConsumer
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ from inference_engine.gateway.app import Gateway, create_app
 from inference_engine.gateway.keys import Access, Keys, load_keys
 from inference_engine.pipeline.complexity import Weights
 from inference_engine.pipeline.errors import ConfigError, Unavailable
+from inference_engine.pipeline.feedback import read_feedback
 from inference_engine.pipeline.ingest import Door
 from inference_engine.schemas.requests import Identity, RequestLine
 from inference_engine.schemas.responses import ErrorPart
@@ -50,7 +52,7 @@ async def house(
     kafka: str, prefix: str, behaviour: Behaviour, *, timeout_s: float = 20.0, keys: Keys | None = None, ask_again_s: float = 30.0
 ) -> AsyncIterator[House]:
     topics = Topics(prefix)
-    await asyncio.to_thread(create_topics, kafka, [TopicSpec(topics.requests, 2), TopicSpec(topics.responses, 2)])
+    await asyncio.to_thread(create_topics, kafka, [TopicSpec(name, 2) for name in (topics.requests, topics.responses, topics.feedback)])
     gateway = Gateway(
         asker=Asker([kafka], topics, ask_again_s=ask_again_s),
         door=Door(catalogue=load_catalogue().for_providers(["simulated"]), default_ttl_s=60),
@@ -60,6 +62,7 @@ async def house(
         shown=lambda: effective(Settings()),
         now_ms=lambda: time.time_ns() // 1_000_000,
         registry=CollectorRegistry(),
+        feedback_topic=topics.feedback,
     )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -264,3 +267,20 @@ def test_a_bad_file_of_keys_is_refused_without_telling_a_key(text: str, tmp_path
     with pytest.raises(ConfigError) as error:
         load_keys(file)
     assert "canary" not in str(error.value)
+
+
+async def test_feedback_is_written_for_the_callers_tenant_and_bad_feedback_is_refused(kafka: str, topic_prefix: str) -> None:
+    async with house(kafka, topic_prefix, lambda line: "hi") as h, aiohttp.ClientSession() as session:
+        async with session.post(f"{h.url}/v1/feedback", json={"custom_id": "req-1", "score": 0.25, "comment": "dull"}) as taken:
+            assert taken.status == 202
+        async with session.post(f"{h.url}/v1/feedback", json={"custom_id": "req-1", "score": 7}) as refused:
+            assert refused.status == 400
+            assert "score" in (await refused.json())["error"]["message"]
+        consumer = AIOKafkaConsumer(Topics(topic_prefix).feedback, bootstrap_servers=kafka, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            record = await asyncio.wait_for(consumer.getone(), 20)
+        finally:
+            await consumer.stop()
+    assert dict(record.headers) == {"tenant": b"local"}
+    assert read_feedback(record.value, "local", "other", 1).identity == Identity(tenant="local", job="gateway", custom_id="req-1")

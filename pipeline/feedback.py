@@ -1,0 +1,134 @@
+"""Feedback meets what was served: in any order and however often, the same lessons.
+
+Completion -> Served, where a router that learns chose the model
+Served + Rated -> LessonRow -> Lesson
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from ..schemas.feedback import FeedbackLine, LessonRow, Rated, Served
+from ..schemas.ledger import Completion
+from ..schemas.requests import Identity
+from . import vectors
+from .errors import Rejected
+from .ports import Vector
+from .prompt_features import prompt_features
+from .text import last_user_text
+
+REFUSALS = frozenset({"content_filter", "refusal"})
+"""Finish reasons of answers that are none."""
+_LESSON, _ROUTER = b"l", b"r"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One model's answer to one prompt, and what it was worth."""
+
+    model: str
+    score: float
+    features: tuple[float, ...]
+    embedding: Vector | None
+    expected: float | None
+    """Score that was foretold; None where the model was not the router's choice or nothing was known."""
+    chance: float | None
+    """How probable this choice was; None where it was not the router's."""
+    costs: tuple[tuple[str, int], ...]
+    at_ms: int
+
+
+def read_feedback(raw: bytes, tenant: str, default_job: str, at_ms: int) -> Rated:
+    """Raises `Rejected` where the bytes are no feedback."""
+    try:
+        line = FeedbackLine.model_validate_json(raw)
+        return Rated(identity=Identity(tenant=tenant, job=line.job or default_job, custom_id=line.custom_id), score=line.score, at_ms=at_ms)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the record"
+        raise Rejected(
+            f'not feedback, nothing is learned from it: {where}: {first["msg"]}; give {{"custom_id": "...", "job": "...", "score": 0..1}}',
+            code="invalid_feedback",
+        ) from None
+
+
+def served(record: Completion) -> Served | None:
+    """What there is to learn from a paid answer; None where no router that learns chose its model."""
+    if record.chosen is None:
+        return None
+    return Served(
+        identity=record.request.identity,
+        model=record.answer.model_used,
+        chosen=record.chosen,
+        features=tuple(round(value, 5) for value in prompt_features(last_user_text(record.request.body) or "")),
+        embedding=record.embedding,
+        refused=record.answer.finish_reason in REFUSALS,
+        at_ms=record.at_ms,
+    )
+
+
+def merged(row: LessonRow | None, news: Served | Rated) -> LessonRow:
+    """The later of two answers, the later of two opinions: so order and repetition change nothing."""
+    row = row or LessonRow()
+    if isinstance(news, Served):
+        known = row.served
+        return row if known is not None and _age(known) >= _age(news) else row.model_copy(update={"served": news})
+    if row.score is not None and (row.rated_ms, row.score) >= (news.at_ms, news.score):
+        return row
+    return row.model_copy(update={"score": news.score, "rated_ms": news.at_ms})
+
+
+def _age(served: Served) -> tuple[int, str]:
+    return served.at_ms, served.model_dump_json()
+
+
+def lesson_of(row: LessonRow) -> Lesson | None:
+    """None where the answer or the opinion of it is missing."""
+    known = row.served
+    if known is None or (row.score is None and not known.refused):
+        return None
+    own = known.model == known.chosen.model
+    return Lesson(
+        model=known.model,
+        score=0.0 if row.score is None else row.score,
+        features=known.features,
+        embedding=None if known.embedding is None else vectors.unpack(known.embedding),
+        expected=known.chosen.expected if own else None,
+        chance=known.chosen.chance if own else None,
+        costs=known.chosen.costs,
+        at_ms=known.at_ms,
+    )
+
+
+def row_key(identity: Identity) -> bytes:
+    return _LESSON + identity.key
+
+
+def router_key(tenant: str) -> bytes:
+    return _ROUTER + tenant.encode()
+
+
+def kind_of(key: bytes) -> Literal["lesson", "router"]:
+    return "lesson" if key[:1] == _LESSON else "router"
+
+
+_SLACK, _ALARM = 0.1, 12.0
+
+
+def drifting_since(lessons: Sequence[Lesson]) -> int | None:
+    """Since when answers have been worth less than was foretold, by their time; None: nothing speaks for it. `lessons`: oldest first.
+
+    A cumulative sum (Page 1954) of foretold less heard, less a slack of 0.1, alarms at 12: where answers are worth 0.4 less, after 40.
+    """
+    level, since = 0.0, 0
+    for lesson in lessons:
+        if lesson.expected is None:
+            continue
+        if level <= 0.0:
+            since = lesson.at_ms
+        level = max(0.0, level + min(1.0, max(0.0, lesson.expected)) - lesson.score - _SLACK)
+        if level > _ALARM:
+            return since
+    return None
