@@ -4,8 +4,8 @@
 
 Besides `/v1/chat/completions`, `/v1/messages`, `/v2/chat`, the batches of the first two and `/v1/models`: `GET /_bill` (the
 totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals,
-faults and prompt caches). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller
-hangs up, as it would at a provider.
+faults and prompt caches). Calls with `stream` are answered by events. Marks in a prompt steer one call, see `simulation`. A
+call goes on, and is billed, when its caller hangs up, as it would at a provider.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from .simulated_bill import Bill, known, price
 from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import cohere_reply, completion, message
 from .simulated_limits import Limits
+from .simulated_streams import STREAMS, error_event
 from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_cohere, asked_of_messages
 
 JSON = "application/json"
@@ -53,6 +54,8 @@ class ServerOptions:
     api_key: str | None = None
     """Calls with another key are refused (401); None: any key will do."""
     batches: BatchOptions = field(default_factory=BatchOptions)
+    streams: bool = True
+    """False: whole replies, whatever was asked for, as some servers give them."""
 
 
 class SimulatedServer:
@@ -137,7 +140,10 @@ class SimulatedServer:
             served = self._served(protocol, model, body)
         except ValueError as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
-        return await self._answer(request, protocol, asked, number, served)
+        stream = None
+        if body.get("stream") and self.options.streams:
+            stream = bool((body.get("stream_options") or {}).get("include_usage"))
+        return await self._answer(request, protocol, asked, number, served, stream)
 
     def _served(self, protocol: str, model: str, body: JsonObject) -> Served:
         """Raises ValueError where its marks are not allowed."""
@@ -165,7 +171,10 @@ class SimulatedServer:
         key = self.options.api_key
         return key is None or request.headers.get("authorization") == f"Bearer {key}" or request.headers.get("x-api-key") == key
 
-    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served, stream: bool | None
+    ) -> web.StreamResponse:
+        """`stream`: None where the whole reply is wanted, else whether its usage is."""
         fault = self.faults.pick(asked.text)
         if self.options.latency_s:
             await asyncio.sleep(self.options.latency_s)
@@ -183,7 +192,9 @@ class SimulatedServer:
             self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
             headers |= self.options.limits.headers(_account(request, asked.model), protocol)
         if fault is not None:
-            return await self._billed(request, protocol, fault, reply, headers)
+            return await self._billed(request, protocol, fault, reply, headers, stream)
+        if stream is not None:
+            return await self._streamed(request, protocol, reply, headers, stream, "")
         return web.Response(body=orjson.dumps(reply), content_type=JSON, headers=headers)
 
     # --- faults ------------------------------------------------------------------------------------------------------
@@ -198,10 +209,10 @@ class SimulatedServer:
         return _error(protocol, status, "asked to fail", "rate_limit_exceeded" if status == 429 else "asked_to_fail")
 
     async def _billed(
-        self, request: web.BaseRequest, protocol: str, fault: FaultRule, reply: JsonObject, headers: dict[str, str]
+        self, request: web.BaseRequest, protocol: str, fault: FaultRule, reply: JsonObject, headers: dict[str, str], stream: bool | None
     ) -> web.StreamResponse:
         kind = fault.kind
-        if kind == "billed-500":
+        if kind == "billed-500" or (kind == "stream-error" and stream is None):
             return _error(protocol, 500, "asked to fail", "asked_to_fail")
         if kind in ("drop", "hang-billed"):
             if kind == "hang-billed":
@@ -215,6 +226,8 @@ class SimulatedServer:
             reply["model"] = "another-model"
         elif kind == "no-choices":
             reply[{"openai": "choices", "anthropic": "content", "cohere": "message"}[protocol]] = None
+        if stream is not None:
+            return await self._streamed(request, protocol, reply, headers, stream, kind)
         raw = orjson.dumps(reply)
         if kind in ("reset", "drip"):
             return await self._in_pieces(request, raw, headers, kind)
@@ -231,6 +244,23 @@ class SimulatedServer:
         for start in range(half, len(raw), 64):
             await asyncio.sleep(self.options.drip_s * 64 / (len(raw) - half))
             await response.write(raw[start : start + 64])
+        return response
+
+    async def _streamed(
+        self, request: web.BaseRequest, protocol: str, reply: JsonObject, headers: dict[str, str], with_usage: bool, kind: str
+    ) -> web.StreamResponse:
+        events = list(STREAMS[protocol](reply, with_usage))
+        response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        cut = len(events) // 2 if kind in ("reset", "truncated", "stream-error") else len(events)
+        for event in events[:cut]:
+            if kind == "drip":
+                await asyncio.sleep(self.options.drip_s / len(events))
+            await response.write(event)
+        if kind == "stream-error":
+            await response.write(error_event(protocol))
+        elif kind == "reset":
+            _reset(request)
         return response
 
     # --- control -----------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...pipeline.models import Model
-from ...pipeline.ports import ProviderReply
+from ...pipeline.ports import Begun, ProviderReply
 from ...schemas.record import JsonObject
 from .chat_form import read_completion
-from .failures import loads
 from .rate_headers import rates_seen
+from .stream_form import CHAT
 from .transport import Transport, call_headers, parse_base_url
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -37,19 +37,22 @@ class OpenAIProvider:
         self._official = base.host == "api.openai.com" or str(base.host).endswith(".api.openai.com")
         self._transport = Transport(name, {"Authorization": f"Bearer {api_key}"} if api_key else {}, key_setting, api_key)
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
-        """See `Provider.complete`. Asks for a whole answer, whatever `stream` says."""
-        headers, raw = await self._transport.post(self._url, self.request(model, body), timeout, call_headers(metadata))
-        reply = loads(self._name, raw)
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
+        """See `Provider.complete`."""
+        headers, reply = await self._transport.ask(self._url, self.request(model, body), timeout, call_headers(metadata), CHAT, begun)
         request_id = headers.get("x-request-id") or str(reply.get("id") or "")
         read = read_completion(self._name, model.provider_model, reply, request_id, reply.get("service_tier"))
         return replace(read, rates=rates_seen(headers, time.time()))
 
     def request(self, model: Model, body: JsonObject) -> JsonObject:
-        """The body as it is sent."""
+        """The body as it is sent. A stream is asked to say its usage, or it could not be billed."""
         sent = {**body, "model": model.provider_model}
-        if "stream" in sent:
-            del sent["stream"]
+        if sent.get("stream"):
+            sent["stream_options"] = {**(sent.get("stream_options") or {}), "include_usage": True}
+        else:
+            sent.pop("stream", None)
             sent.pop("stream_options", None)
         if self._official:
             sent.setdefault("service_tier", "default")

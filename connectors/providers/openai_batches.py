@@ -38,7 +38,7 @@ class OpenAIBatches:
 
     def line(self, model: Model, custom_id: str, body: Mapping[str, Any]) -> bytes:
         """See `BatchProvider.line`."""
-        sent = self._form.request(model, dict(body))
+        sent = self._form.request(model, {**body, "stream": None})
         # A batch is a tier of its own.
         sent.pop("service_tier", None)
         return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": sent})

@@ -8,7 +8,7 @@ from typing import Any
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.hedge import HedgePolicy
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.ports import Begun, ProviderReply
 from inference_engine.pipeline.provider_batch import FLEX_TRIES, WayPrices
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Completion, Intent
@@ -31,7 +31,9 @@ class Tiers(Bill):
         super().__init__()
         self.tiers: list[str] = []
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         tier = str(body.get("service_tier", "default"))
         self.tiers.append(tier)
         await asyncio.sleep(self.takes_s)

@@ -46,13 +46,13 @@ async def server() -> AsyncIterator[SimulatedServer]:
         yield running
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", list(MAKERS))
-async def test_the_first_call_writes_and_the_second_reads(name: str, server: SimulatedServer) -> None:
+async def test_the_first_call_writes_and_the_second_reads(name: str, stream: bool, server: SimulatedServer) -> None:
     model_name, make = MAKERS[name]
     model, provider = CATALOGUE.get(model_name), make(server.url)
-    replies = [
-        await provider.complete(model, with_marks(model, asked(question)), timeout=5, metadata={}) for question in ("How?", "Why is that?")
-    ]
+    bodies = [{**with_marks(model, asked(question)), "stream": stream} for question in ("How?", "Why is that?")]
+    replies = [await provider.complete(model, body, timeout=5, metadata={}) for body in bodies]
     first, second = (reply.usage for reply in replies)
     assert (first.cache_read_tokens, first.cache_write_tokens) == (0, TOKENS)
     assert (second.cache_read_tokens, second.cache_write_tokens) == (TOKENS, 0)

@@ -1,4 +1,4 @@
-"""One suite over every provider: thin transports, the official SDKs as the yardstick, and the one in process."""
+"""One suite over every provider, in one piece and as a stream: thin transports, the SDKs as the yardstick, and the one in process."""
 
 import asyncio
 import socket
@@ -38,7 +38,8 @@ MAKERS: dict[str, Callable[[str], Provider]] = {
     "cohere": lambda url: CohereProvider(KEY, url),
     "simulated": lambda url: SimulatedProvider(),
 }
-OVER_HTTP = [name for name in MAKERS if name != "simulated"]
+WAYS = [f"{name}{way}" for name in MAKERS for way in ("", "+stream")]
+OVER_HTTP = [way for way in WAYS if not way.startswith("simulated")]
 
 
 @dataclass
@@ -48,9 +49,11 @@ class Rig:
     name: str
     provider: Provider
     server: SimulatedServer
+    stream: bool = False
 
     async def ask(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> ProviderReply:
-        return await self.provider.complete(model, body, timeout=timeout, metadata={"attempt": "attempt-1"})
+        sent = {**body, "stream": True} if self.stream else body
+        return await self.provider.complete(model, sent, timeout=timeout, metadata={"attempt": "attempt-1"})
 
     async def fails(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> EngineError:
         with pytest.raises(EngineError) as caught:
@@ -69,17 +72,19 @@ async def server() -> AsyncIterator[SimulatedServer]:
         yield running
 
 
-@pytest.fixture(params=list(MAKERS))
+@pytest.fixture(params=WAYS)
 async def rig(request: pytest.FixtureRequest, server: SimulatedServer) -> AsyncIterator[Rig]:
-    provider = MAKERS[request.param](server.url)
-    yield Rig(request.param, provider, server)
+    name, _, stream = request.param.partition("+")
+    provider = MAKERS[name](server.url)
+    yield Rig(name, provider, server, bool(stream))
     await provider.close()
 
 
 @pytest.fixture(params=OVER_HTTP)
 async def wire(request: pytest.FixtureRequest, server: SimulatedServer) -> AsyncIterator[Rig]:
-    provider = MAKERS[request.param](server.url)
-    yield Rig(request.param, provider, server)
+    name, _, stream = request.param.partition("+")
+    provider = MAKERS[name](server.url)
+    yield Rig(name, provider, server, bool(stream))
     await provider.close()
 
 
@@ -202,7 +207,9 @@ async def test_429_says_when_to_come_back_where_the_provider_does(rig: Rig) -> N
     assert bare.retry_after is None
 
 
-@pytest.mark.parametrize("fault", ["500", "502", "504", "billed-500", "drop", "reset", "truncated", "no-usage", "wrong-model"])
+@pytest.mark.parametrize(
+    "fault", ["500", "502", "504", "billed-500", "drop", "reset", "truncated", "no-usage", "wrong-model", "stream-error"]
+)
 async def test_what_may_have_been_billed_is_ambiguous(rig: Rig, fault: str) -> None:
     if fault == "wrong-model" and rig.name == "cohere":
         return  # its replies name no model
@@ -240,6 +247,24 @@ async def test_another_model_in_the_reply_is_noticed(rig: Rig) -> None:
     if rig.name == "cohere":
         return
     assert (await rig.fails(chat("[[fault:wrong-model]]"))).code == "wrong_model"
+
+
+async def test_only_a_stream_tells_that_its_answer_has_begun(rig: Rig) -> None:
+    """Once, and before it is over; the SDKs are only a yardstick."""
+    told: list[str] = []
+    body = {**BODIES["plain"], "stream": rig.stream}
+    await rig.provider.complete(SIM, body, timeout=5, metadata={}, begun=lambda: told.append("begun"))
+    assert told == (["begun"] if rig.stream and not rig.name.endswith("sdk") else [])
+
+
+async def test_a_server_that_does_not_stream_is_understood(wire: Rig) -> None:
+    """A whole reply where a stream was asked for is one all the same."""
+    if wire.name.endswith("sdk"):
+        return  # they insist
+    wire.server.options.streams = False
+    assert essence(await wire.ask(BODIES["tool"])) == essence(
+        await SimulatedProvider().complete(SIM, BODIES["tool"], timeout=5, metadata={})
+    )
 
 
 async def test_a_server_that_is_not_there_is_unavailable(wire: Rig) -> None:
