@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from ..schemas.record import JsonObject
+from .simulated_responses import response_events
 
 PIECE = 24
 """Characters of a delta."""
@@ -85,7 +86,9 @@ def cohere_events(reply: JsonObject, with_usage: bool) -> Iterator[bytes]:
     yield _named("message-end", {"delta": end})
 
 
-STREAMS: dict[str, Events] = {"openai": chat_events, "anthropic": message_events, "cohere": cohere_events}
+STREAMS: dict[str, Events] = {
+    "openai": chat_events, "responses": response_events, "anthropic": message_events, "cohere": cohere_events,
+}  # fmt: skip
 
 
 def error_event(protocol: str) -> bytes:
@@ -95,6 +98,8 @@ def error_event(protocol: str) -> bytes:
         return _event({"error": {**error, "param": None, "code": None}})
     if protocol == "anthropic":
         return _named("error", {"error": error})
+    if protocol == "responses":
+        return _named("error", {"code": "server_error", "message": "asked to fail", "param": None, "sequence_number": 9})
     return _named("message-end", {"delta": {"finish_reason": "ERROR", "error": "asked to fail"}})
 
 

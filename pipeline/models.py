@@ -16,6 +16,8 @@ keyed          the same, and takes a `prompt_cache_key` that brings calls to one
 breakpoints    caches what `prompt_cache_breakpoint` marks, and charges for writing (OpenAI since GPT-5.6)
 cache_control  caches what `cache_control` marks, and charges for writing (Anthropic)
 """
+Api = Literal["chat", "responses"]
+"""Which of OpenAI's protocols a model is asked by."""
 ProviderName = Literal["openai", "anthropic", "vllm", "cohere", "simulated"]
 
 
@@ -75,6 +77,7 @@ class Model:
     """Price of a token written for 12 hours, relative to the plain input price; for models priced by the price table, which does not know
     this kind of token."""
     why_disabled: str = ""
+    api: Api = "chat"
 
     @property
     def priced_as(self) -> ProviderName:

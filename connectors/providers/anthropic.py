@@ -8,7 +8,8 @@ from ...pipeline.errors import Charged
 from ...pipeline.models import Model
 from ...pipeline.ports import Begun, ProviderReply
 from ...schemas.record import JsonObject
-from .anthropic_form import chat_usage, read_usage, tier_of, to_completion, to_messages
+from .anthropic_form import read_usage, tier_of, to_completion, to_messages
+from .chat_form import chat_usage
 from .failures import same_model, unreadable
 from .rate_headers import rates_seen
 from .stream_form import MESSAGES

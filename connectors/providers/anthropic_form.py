@@ -263,18 +263,6 @@ def read_usage(provider: str, usage: Any, asked_for_hour: bool) -> Usage:
     return Usage(input_tokens=total, output_tokens=output, cache_read_tokens=read, cache_write_tokens=short, cache_write_1h_tokens=hour)  # type: ignore[arg-type]
 
 
-def chat_usage(usage: Usage) -> JsonObject:
-    """Usage as a chat completion shows it."""
-    details = {"cached_tokens": usage.cache_read_tokens, "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens}
-    total = usage.input_tokens + usage.output_tokens
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": total,
-        "prompt_tokens_details": details,
-    }
-
-
 def tier_of(usage: JsonObject) -> str:
     """What the call is billed by. A fast mode or a region has a price of its own: named, so that it isn't billed as plain."""
     speed, region = usage.get("speed") or "standard", usage.get("inference_geo")

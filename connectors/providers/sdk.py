@@ -4,7 +4,7 @@ Their retries are off, since a retry that nobody has booked could be paid twice.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -18,6 +18,8 @@ from .anthropic_form import to_messages
 from .chat_form import read_completion
 from .failures import cut, failed_midway, failure, loads, unreadable
 from .openai import OPENAI_URL
+from .responses_form import read_response, to_responses
+from .stream_form import RESPONSE_ENDS
 from .transport import call_headers
 
 
@@ -35,26 +37,45 @@ class OpenAISdkProvider:
         """See `Provider.complete`."""
         import openai
 
-        sent: dict[str, Any] = {**body, "model": model.provider_model}
-        stream = bool(sent.pop("stream", None))
-        sent.pop("stream_options", None)
-        # The body goes in whole, so that fields which this version of the package does not know travel too.
-        given: dict[str, Any] = {"model": model.provider_model, "messages": sent.pop("messages", []), "timeout": timeout}
-        given |= {"extra_body": sent, "extra_headers": call_headers(metadata)}
-        calls = self._client.chat.completions.with_raw_response
+        responses = model.api == "responses"
+        ask = self._response if responses else self._completion
         try:
-            if stream:
-                raw = await calls.create(**given, stream=True, stream_options={"include_usage": True})
-                reply = await _accumulated(raw.parse())
-            else:
-                raw = await calls.create(**given)
-                reply = loads("openai", raw.http_response.content)
+            reply, headers = await ask(model, body, {"extra_headers": call_headers(metadata), "timeout": timeout})
         except (openai.APIStatusError, openai.APIConnectionError) as error:
             raise _meaning("openai", "OPENAI_API_KEY", error) from None
         except openai.APIError as error:
             raise failed_midway("openai", orjson.dumps({"error": error.body})) from None
-        request_id = raw.headers.get("x-request-id") or str(reply.get("id") or "")
-        return read_completion("openai", model.provider_model, reply, request_id, reply.get("service_tier"))
+        request_id = headers.get("x-request-id") or str(reply.get("id") or "")
+        read = read_response if responses else read_completion
+        return read("openai", model.provider_model, reply, request_id, reply.get("service_tier"))
+
+    # Bodies go in whole, so that fields which this version of the package does not know travel too.
+
+    async def _completion(self, model: Model, body: JsonObject, options: dict[str, Any]) -> tuple[JsonObject, Mapping[str, str]]:
+        sent: dict[str, Any] = {**body, "model": model.provider_model}
+        stream = bool(sent.pop("stream", None))
+        sent.pop("stream_options", None)
+        given = {"model": model.provider_model, "messages": sent.pop("messages", []), "extra_body": sent, **options}
+        calls = self._client.chat.completions.with_raw_response
+        if not stream:
+            raw = await calls.create(**given)
+            return loads("openai", raw.http_response.content), raw.headers
+        raw = await calls.create(**given, stream=True, stream_options={"include_usage": True})
+        return await _accumulated(raw.parse()), raw.headers
+
+    async def _response(self, model: Model, body: JsonObject, options: dict[str, Any]) -> tuple[JsonObject, Mapping[str, str]]:
+        sent = to_responses(model, body)
+        given = {"model": sent.pop("model"), "input": sent.pop("input"), **options}
+        calls = self._client.responses.with_raw_response
+        if not sent.pop("stream", False):
+            raw = await calls.create(**given, extra_body=sent)
+            return loads("openai", raw.http_response.content), raw.headers
+        streamed = await calls.create(**given, extra_body=sent, stream=True)
+        events: AsyncIterator[Any] = streamed.parse()
+        async for event in events:
+            if event.type in RESPONSE_ENDS:
+                return dict(event.response.to_dict(mode="json")), streamed.headers
+        raise cut("openai")
 
     async def close(self) -> None:
         await self._client.close()

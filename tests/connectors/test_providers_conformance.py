@@ -21,8 +21,8 @@ from inference_engine.connectors.providers.vllm import VllmProvider
 from inference_engine.connectors.simulated_server import ServerOptions, SimulatedServer
 from inference_engine.pipeline.billing import bill, cap, day_of
 from inference_engine.pipeline.errors import Ambiguous, Charged, EngineError, Rejected, Unavailable
-from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import Provider, ProviderReply
+from inference_engine.pipeline.models import Api, Model
+from inference_engine.pipeline.ports import Begun, Provider, ProviderReply
 from inference_engine.schemas.record import JsonObject
 
 KEY = "sk-test-0123456789abcdef"
@@ -32,6 +32,8 @@ SIM = load_catalogue().get("sim-standard")
 MAKERS: dict[str, Callable[[str], Provider]] = {
     "openai": lambda url: OpenAIProvider(KEY, f"{url}/v1"),
     "openai-sdk": lambda url: OpenAISdkProvider(KEY, f"{url}/v1"),
+    "openai-responses": lambda url: OpenAIProvider(KEY, f"{url}/v1"),
+    "openai-responses-sdk": lambda url: OpenAISdkProvider(KEY, f"{url}/v1"),
     "vllm": lambda url: VllmProvider(f"{url}/v1"),
     "anthropic": lambda url: AnthropicProvider(KEY, url),
     "anthropic-sdk": lambda url: AnthropicSdkProvider(KEY, url),
@@ -51,9 +53,13 @@ class Rig:
     server: SimulatedServer
     stream: bool = False
 
-    async def ask(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> ProviderReply:
+    async def ask(
+        self, body: JsonObject, timeout: float = 5.0, model: Model = SIM, provider: Provider | None = None, begun: Begun | None = None
+    ) -> ProviderReply:
         sent = {**body, "stream": True} if self.stream else body
-        return await self.provider.complete(model, sent, timeout=timeout, metadata={"attempt": "attempt-1"})
+        model = replace(model, api="responses") if "responses" in self.name else model
+        asked = provider or self.provider
+        return await asked.complete(model, sent, timeout=timeout, metadata={"attempt": "attempt-1"}, begun=begun)
 
     async def fails(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> EngineError:
         with pytest.raises(EngineError) as caught:
@@ -115,7 +121,6 @@ BODIES: dict[str, JsonObject] = {
             {"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "three"}]},
         ],
         "temperature": 0.5,
-        "stop": ["END"],
     },
     "picture": chat([{"type": "text", "text": "What is this?"}, PICTURE]),
     "tool": chat("Rain in Rome?", tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "weather"}}),
@@ -175,6 +180,15 @@ async def test_finish_reason_tells_a_cut_answer_and_a_tool_call(rig: Rig) -> Non
     assert (await rig.ask(BODIES["cut"])).finish_reason == "length"
     assert (await rig.ask(BODIES["tool"])).finish_reason == "tool_calls"
     assert (await rig.ask(BODIES["plain"])).finish_reason == "stop"
+
+
+async def test_what_the_responses_api_has_no_words_for_is_rejected_there_and_passes_elsewhere(rig: Rig) -> None:
+    body = chat("Say END", stop=["END"])
+    if "responses" in rig.name:
+        assert (await rig.fails(body)).code == "unsupported_by_provider"
+        assert rig.billed["calls"] == 0
+    else:
+        assert (await rig.ask(body)).finish_reason == "stop"
 
 
 @pytest.mark.parametrize("name", ["openai", "openai-sdk", "vllm", "simulated"])
@@ -252,8 +266,7 @@ async def test_another_model_in_the_reply_is_noticed(rig: Rig) -> None:
 async def test_only_a_stream_tells_that_its_answer_has_begun(rig: Rig) -> None:
     """Once, and before it is over; the SDKs are only a yardstick."""
     told: list[str] = []
-    body = {**BODIES["plain"], "stream": rig.stream}
-    await rig.provider.complete(SIM, body, timeout=5, metadata={}, begun=lambda: told.append("begun"))
+    await rig.ask(BODIES["plain"], begun=lambda: told.append("begun"))
     assert told == (["begun"] if rig.stream and not rig.name.endswith("sdk") else [])
 
 
@@ -273,7 +286,7 @@ async def test_a_server_that_is_not_there_is_unavailable(wire: Rig) -> None:
         taken.bind(("127.0.0.1", 0))
         provider = MAKERS[wire.name](f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(Unavailable):
-            await provider.complete(SIM, BODIES["plain"], timeout=2, metadata={})
+            await wire.ask(BODIES["plain"], timeout=2, provider=provider)
         await provider.close()
 
 
@@ -324,7 +337,8 @@ async def test_calls_at_once_share_the_fsync_of_the_bill(tmp_path: Any) -> None:
     assert len((tmp_path / "bill.jsonl").read_bytes().splitlines()) == 200
 
 
-async def test_real_models_are_billed_alike_on_both_sides(server: SimulatedServer) -> None:
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_real_models_are_billed_alike_on_both_sides(api: Api, server: SimulatedServer) -> None:
     """Our arithmetic on the price table agrees with the table's own, for every real model of the catalogue."""
     openai, anthropic = OpenAIProvider(KEY, f"{server.url}/v1"), AnthropicProvider(KEY, server.url)
     today = day_of(int(time.time() * 1000))
@@ -332,15 +346,19 @@ async def test_real_models_are_billed_alike_on_both_sides(server: SimulatedServe
         if model.provider in ("openai", "anthropic"):
             server.bill.clear()
             provider: Provider = openai if model.provider == "openai" else anthropic
-            reply = await provider.complete(model, chat("How do I change my PIN?"), timeout=5, metadata={})
+            reply = await provider.complete(replace(model, api=api), chat("How do I change my PIN?"), timeout=5, metadata={})
             assert bill(model, reply.usage, reply.service_tier, today) == server.bill.pico > 0, model.name
     await openai.close()
     await anthropic.close()
 
 
-async def test_flex_is_billed_by_the_tier_of_the_reply(server: SimulatedServer) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_flex_is_billed_by_the_tier_of_the_reply(api: Api, stream: bool, server: SimulatedServer) -> None:
     provider = OpenAIProvider(KEY, f"{server.url}/v1")
-    reply = await provider.complete(SIM, chat("cheap, please", service_tier="flex"), timeout=5, metadata={})
+    reply = await provider.complete(
+        replace(SIM, api=api), chat("cheap, please", service_tier="flex", stream=stream), timeout=5, metadata={}
+    )
     assert reply.service_tier == "flex"
     assert bill(SIM, reply.usage, "flex", DAY) == server.bill.pico == bill(SIM, reply.usage, "standard", DAY) // 2
     assert SIM.prices is not None
