@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -293,7 +294,7 @@ class _Payment:
                 return await attempt.run()
             # It may take as long as it takes.
             with self._steps.in_queue():
-                return await attempt.run()
+                return replace(await attempt.run(), flex=True)
         finally:
             permit.release()
 
@@ -313,7 +314,9 @@ class _Payment:
         try:
             with self._steps.in_queue():
                 async with asyncio.timeout(timeout):
-                    return await self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
+                    return await self._p.limits.acquire(
+                        model, self._lane, self._request.identity.tenant, tokens, output, failed=self._choice.failures > 0
+                    )
         except TimeoutError:
             return None
 
@@ -350,6 +353,12 @@ class _Payment:
     async def _after(self, tried: Tried) -> bool:
         if tried.next == "done":
             return True
+        if tried.flex:
+            self._choice.flex_tries += 1
+            if tried.rate_limited:
+                # It says nothing about the model: the plain call that follows at last begins as if nothing had been.
+                await self._p.sleep(backoff_s(self._choice.flex_tries - 1, self._p.random))
+                return False
         if not tried.rate_limited or self._choice.tries >= MOST_REFUSALS:
             # Waiting for one's turn at a provider that is well is not failing, as long as it ends.
             self._choice.error = tried.error
@@ -359,8 +368,10 @@ class _Payment:
         if tried.next == "next_model":
             self._choice.next_model(tried.error or Rejected("the model can't serve the request"))
             return False
-        if not tried.rate_limited and self._choice.tries + 1 >= MOST_TRIES and self._choice.to_one_that_is_well():
-            return False
+        if not tried.rate_limited:
+            self._choice.failures += 1
+            if self._choice.failures >= MOST_TRIES and self._choice.to_one_that_is_well():
+                return False
         await self._rest(tried.retry_after_s)
         return False
 

@@ -17,7 +17,11 @@ class Choice:
         self._lane = lane
         self._index = 0
         self.tries = 0
-        """Of the present model."""
+        """Of the present model, that came to nothing; those that were turned away at the flex tier not among them."""
+        self.failures = 0
+        """Of these, those that were not only told to come later."""
+        self.flex_tries = 0
+        """Of the present model at the flex tier, that came to nothing."""
         self.error: EngineError | None = None
         """Why there is no answer yet."""
 
@@ -35,21 +39,23 @@ class Choice:
     def next_model(self, error: EngineError) -> None:
         """The present one can't serve the request."""
         self.error = error
-        self._index += 1
-        self.tries = 0
+        self._go_to(self._index + 1)
 
     def to_one_that_is_well(self) -> bool:
         """Leaves the present model for the next one that is well; False where there is none."""
         later = self._later()
         if later is None:
             return False
-        self._index, self.tries = later, 0
+        self._go_to(later)
         return True
+
+    def _go_to(self, index: int) -> None:
+        self._index, self.tries, self.failures, self.flex_tries = index, 0, 0, 0
 
     def tier(self, model: Model) -> str:
         """The tier to ask for: what has time is asked for at the cheaper one."""
         request, prices = self._call.request, self._p.prices
-        if prices is None or request.deadline_ms is None or self.tries >= FLEX_TRIES:
+        if prices is None or request.deadline_ms is None or self.flex_tries >= FLEX_TRIES:
             return "standard"
         left_s = (request.deadline_ms - self._p.now()) / 1000
         way = choose(left_s=left_s, lane=self._lane, prices=prices(model, request.body), traits=None)

@@ -22,7 +22,7 @@ MODEL_SPECIFIC = frozenset(
 """Codes of refusals that another model may not share."""
 
 MOST_TRIES = 2
-"""Of one model in a row, where the route names another one that is well."""
+"""Of one model that fails, where the route names another one that is well."""
 MOST_REFUSALS = 10
 """So often a call is told to come later before that counts as a failure."""
 
@@ -42,6 +42,8 @@ class Tried:
     retry_after_s: float | None = None
     """The provider's wish. It holds for all calls of the model, so its pace waits, not this call."""
     rate_limited: bool = False
+    flex: bool = False
+    """It was made at the flex tier."""
 
 
 def after(error: EngineError) -> Tried:

@@ -114,6 +114,34 @@ def test_a_busy_flex_tier_holds_up_neither_the_model_nor_the_request() -> None:
     assert world.kinds().count("unpaid") == FLEX_TRIES
 
 
+def test_tries_that_flex_turned_away_are_no_failures_of_the_model() -> None:
+    """The plain call that follows may fail once, as any other may, before the next model of the route is asked."""
+
+    class Fails(Tiers):
+        failures = 1
+
+        async def complete(self, model: Model, body: JsonObject, **more: Any) -> ProviderReply:
+            self.calls.append((0.0, model.name, ""))
+            if "service_tier" not in body and self.failures:
+                self.failures -= 1
+                self.tiers.append("failed")
+                raise Unavailable("503")
+            return await super().complete(model, body, **more)
+
+    provider = Fails()
+    provider.busy = 100
+    world = World(provider=provider)
+
+    async def main() -> None:
+        async with worker(world) as one:
+            tiered(one)
+            await one.run(call("r1", "small", "big", deadline_ms=NOW + 3_600_000))
+
+    run(main())
+    assert provider.tiers == ["flex"] * FLEX_TRIES + ["failed", "default"]
+    assert {model for _, model, _ in provider.calls} == {"small"}
+
+
 def test_a_flex_call_is_not_hedged_for_being_slow() -> None:
     provider = Tiers()
     provider.takes_s = 300
