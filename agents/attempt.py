@@ -54,6 +54,8 @@ class CallSettings:
     """So long a request is tried again while its attempts cost nothing."""
     max_record_bytes: int = 900_000
     """A completion above this can't be written to the ledger."""
+    stream: bool = False
+    """Answers are asked for as streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,11 @@ class Attempt:
         try:
             async with asyncio.timeout(timeout + 1):
                 reply = await self.p.account(self.model.provider, permit.key).complete(
-                    self.model, self._body(), timeout=timeout, metadata={"flight": intent.flight, "attempt": intent.attempt}
+                    self.model,
+                    self._body(),
+                    timeout=timeout,
+                    metadata={"flight": intent.flight, "attempt": intent.attempt},
+                    begun=self.seat.begun,
                 )
             self.seat.land(reply.usage)
             permit.used, permit.rates, permit.well = (reply.usage.input_tokens, reply.usage.output_tokens), reply.rates, True
@@ -172,6 +178,8 @@ class Attempt:
 
     def _body(self) -> JsonObject:
         body = self.seat.board(self.call.request.body)
+        if self.p.settings.stream:
+            body = {**body, "stream": True}
         return {**body, "service_tier": "flex"} if self.tier == "flex" else body
 
     def _failed(self, error: EngineError) -> None:

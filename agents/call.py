@@ -10,23 +10,35 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.call import MOST_REFUSALS, MOST_TRIES, Tried, backoff_s, estimate_output, estimate_tokens, purpose_of
-from ..pipeline.errors import EngineError, Rejected, Stale, Unavailable, Unpriced
+from ..pipeline.call import (
+    MOST_REFUSALS,
+    MOST_TRIES,
+    Tried,
+    backoff_s,
+    estimate_output,
+    estimate_tokens,
+    exhausted,
+    over_cap,
+    purpose_of,
+    why_stop,
+)
+from ..pipeline.errors import Rejected, Stale, Unavailable
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
-from ..pipeline.provider_batch import FLEX_TRIES, choose
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
-from ..schemas.requests import Call, Request
+from ..schemas.requests import Call
 from .attempt import Attempt, CallParts, IsCurrent
-from .hedge import hedged
+from .choice import Choice
+from .hedge import Hedging
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
 from .packer import WAIT_S
@@ -145,15 +157,14 @@ class _Payment:
         self._detached = detached
         self._steps = steps
         self._since_ms = parts.now()
-        self._model_index = 0
-        self._tries = 0
-        self._error: EngineError | None = None
+        self._choice = Choice(parts, call, lane)
+        self._hedging = Hedging(parts, call.request.identity.tenant)
 
     async def settle(self) -> None:
         while True:
             self._steps.count += 1
             self._check()
-            candidate = self._candidate()
+            candidate = self._choice.candidate()
             if await self._follow(self._decide(candidate), candidate):
                 return
 
@@ -168,9 +179,9 @@ class _Payment:
             case WaitUntil() | BookAmbiguous():
                 await self._settle_open(decision)
             case Exhausted(attempts=n):
-                return await self._fail(self._exhausted(n))
+                return await self._fail(exhausted(n, self._choice.error))
             case OverCap(spent):
-                self._next_model(_over_cap(self._request, spent))
+                self._choice.next_model(over_cap(self._request.max_cost_pico, spent))
             case Pay():
                 stop = self._stop(candidate)
                 if stop is not None:
@@ -231,73 +242,15 @@ class _Payment:
             hedge=hedge,
         )
 
-    def _candidate(self) -> tuple[Model, int] | None:
-        """The model to try next and the most that it can cost; None where none is left."""
-        while self._model_index < len(self._call.route.models):
-            try:
-                first = self._offer(self._model_index)
-            except (Rejected, Unpriced) as error:
-                self._next_model(error)
-                continue
-            return self._instead(first) if self._p.limits.rests(first[0]) else first
-        return None
-
-    def _offer(self, index: int) -> tuple[Model, int]:
-        """A model of the route and the most that it can cost. Raises `Rejected`, `Unpriced`."""
-        model = self._p.catalogue.get(self._call.route.models[index])
-        if model.provider not in self._p.providers:
-            raise Rejected(f"no provider {model.provider} is set up for model {model.name!r}", code="no_provider")
-        return model, self._p.cap(model, self._request.body)
-
-    def _instead(self, resting: tuple[Model, int]) -> tuple[Model, int]:
-        """The next model of the route that is well; the resting one itself where there is none, to wait for it."""
-        later = self._later()
-        if later is not None:
-            return self._offer(later)
-        self._error = self._error or Unavailable(f"{resting[0].name} is not asked for a while: it failed several times in a row")
-        return resting
-
-    def _later(self) -> int | None:
-        """Where in the route the next model stands that can take the request and is well."""
-        for index in range(self._model_index + 1, len(self._call.route.models)):
-            try:
-                model, _ = self._offer(index)
-            except (Rejected, Unpriced):
-                continue
-            if not self._p.limits.rests(model):
-                return index
-        return None
-
-    def _next_model(self, error: EngineError) -> None:
-        self._error = error
-        self._model_index += 1
-        self._tries = 0
-
     def _stop(self, candidate: tuple[Model, int] | None) -> ErrorInfo | None:
-        now = self._p.now()
-        if self._p.cancelled(self._request):
-            return ErrorInfo(
-                code="cancelled", message="the job was cancelled before this request was paid; submit it again to have it answered"
-            )
-        deadline = self._request.deadline_ms
-        if deadline is not None and now >= deadline:
-            return ErrorInfo(
-                code="deadline_passed", message="the deadline passed before an answer was paid for; ask again with a later one"
-            )
-        if candidate is None:
-            error = self._error or Rejected("its route names no model", code="no_model")
-            return ErrorInfo(code=error.code, message=str(error))
-        if self._error is not None and now - self._since_ms > self._p.settings.give_up_s * 1000:
-            message = f"no answer in {self._p.settings.give_up_s:.0f} s: {self._error}; what it cost is in the ledger; ask again later"
-            return ErrorInfo(code="provider_unavailable", message=message)
-        return None
-
-    def _exhausted(self, attempts: int) -> ErrorInfo:
-        last = f"; the last one: {self._error}" if self._error is not None else ""
-        return ErrorInfo(
-            code="attempts_exhausted",
-            message=f"{attempts} attempts were paid for, or may have been, and gave no answer{last}; "
-            "they are in the costs; to pay for more, ask under another job or custom_id",
+        return why_stop(
+            cancelled=self._p.cancelled(self._request),
+            now_ms=self._p.now(),
+            deadline_ms=self._request.deadline_ms,
+            model_left=candidate is not None,
+            error=self._choice.error,
+            since_ms=self._since_ms,
+            give_up_s=self._p.settings.give_up_s,
         )
 
     # --- one attempt -------------------------------------------------------------------------------------------------
@@ -312,12 +265,13 @@ class _Payment:
                 return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
             first = self._detached(self._attempt(model, cap_pico, permit, seat))
-            after = self._hedge_after(model)
-            if after is None:
-                tried = await first
-            else:
-                ask, again = partial(self._permit, model), partial(self._again, model, cap_pico, seat, permit)
-                tried = await hedged(first, after, self._p.hedges.may_hedge, ask, again)
+            tried = await self._hedging.run(
+                first,
+                permit,
+                partial(self._choice.tier, model),
+                ask=partial(self._permit, model),
+                again=lambda second: self._detached(self._attempt(model, cap_pico, second, seat, permit)),
+            )
         except Unavailable as error:
             log.warning("an intent was not written, nothing was sent", flight=self._request.flight, reason=str(error))
             await self._rest(None)
@@ -328,21 +282,6 @@ class _Payment:
             return False
         self._steps.moved()
         return await self._after(tried)
-
-    def _hedge_after(self, model: Model) -> float | None:
-        """Seconds; None where the tenant does not allow to pay twice, or the call has time and is slow for being cheap."""
-        tenant = self._request.identity.tenant
-        if self._p.hedge.after_s is None or self._p.on_ambiguous(tenant) == "fail" or self._tier(model) == "flex":
-            return None
-        self._p.hedges.called()
-        return self._p.hedge.wait_s(tenant)
-
-    async def _again(self, model: Model, cap_pico: int, seat: Seat, first: Permit, permit: Permit) -> Tried | None:
-        """The same call once more, with a permit and an intent of its own."""
-        if first.well:
-            permit.release()  # answered, and about to be written down
-            return None
-        return await self._detached(self._attempt(model, cap_pico, permit, seat, first))
 
     async def _attempt(self, model: Model, cap_pico: int, permit: Permit, seat: Seat, first: Permit | None = None) -> Tried | None:
         """None where nothing may be sent now: decide again. `first`: of the call that this one hedges.
@@ -355,7 +294,7 @@ class _Payment:
                 raise Unavailable("an intent of this flight is being written for a handler that was ended meanwhile")
             intending.add(flight)
             try:
-                tier = "standard" if first is not None else self._tier(model)
+                tier = "standard" if first is not None else self._choice.tier(model)
                 intent = await self._intend(model, cap_pico, tier, self._purpose(model, first))
             finally:
                 intending.discard(flight)
@@ -366,7 +305,7 @@ class _Payment:
                 return await attempt.run()
             # It may take as long as it takes.
             with self._steps.in_queue():
-                return await attempt.run()
+                return replace(await attempt.run(), flex=True)
         finally:
             permit.release()
 
@@ -384,10 +323,12 @@ class _Payment:
         """None where the deadline passed while waiting, or a model that failed was waited for long enough."""
         now, body = self._p.now(), self._request.body
         ends = [] if self._request.deadline_ms is None else [self._request.deadline_ms]
-        if self._error is not None:
+        if self._choice.error is not None:
             ends.append(self._since_ms + int(self._p.settings.give_up_s * 1000) + 1)
         tokens, output = estimate_tokens(model, body), estimate_output(model, body)
-        acquired = self._p.limits.acquire(model, self._lane, self._request.identity.tenant, tokens, output)
+        acquired = self._p.limits.acquire(
+            model, self._lane, self._request.identity.tenant, tokens, output, failed=self._choice.failures > 0
+        )
         try:
             with self._steps.in_queue():
                 if not ends:
@@ -396,15 +337,6 @@ class _Payment:
                     return await acquired
         except TimeoutError:
             return None
-
-    def _tier(self, model: Model) -> str:
-        """The tier to ask for: what has time is asked for at the cheaper one."""
-        request, prices = self._request, self._p.prices
-        if prices is None or request.deadline_ms is None or self._tries >= FLEX_TRIES:
-            return "standard"
-        left_s = (request.deadline_ms - self._p.now()) / 1000
-        way = choose(left_s=left_s, lane=self._lane, prices=prices(model, request.body), traits=None)
-        return "flex" if way == "flex" else "standard"
 
     async def _intend(self, model: Model, cap_pico: int, tier: str, purpose: Purpose) -> Intent | None:
         """None where nothing may be sent now: decide again."""
@@ -439,26 +371,33 @@ class _Payment:
     async def _after(self, tried: Tried) -> bool:
         if tried.next == "done":
             return True
-        if not tried.rate_limited or self._tries >= MOST_REFUSALS:
+        if tried.flex:
+            self._choice.flex_tries += 1
+            if tried.rate_limited:
+                # It says nothing about the model: the plain call that follows at last begins as if nothing had been.
+                await self._p.sleep(backoff_s(self._choice.flex_tries - 1, self._p.random))
+                return False
+        if not tried.rate_limited or self._choice.tries >= MOST_REFUSALS:
             # Waiting for one's turn at a provider that is well is not failing, as long as it ends.
-            self._error = tried.error
+            self._choice.error = tried.error
         if tried.next == "give_up":
             error = tried.error or Rejected("the provider refused the request")
             return await self._fail(ErrorInfo(code=error.code, message=str(error)))
         if tried.next == "next_model":
-            self._next_model(tried.error or Rejected("the model can't serve the request"))
+            self._choice.next_model(tried.error or Rejected("the model can't serve the request"))
             return False
-        if not tried.rate_limited and self._tries + 1 >= MOST_TRIES and (later := self._later()) is not None:
-            self._model_index, self._tries = later, 0
-            return False
+        if not tried.rate_limited:
+            self._choice.failures += 1
+            if self._choice.failures >= MOST_TRIES and self._choice.to_one_that_is_well():
+                return False
         await self._rest(tried.retry_after_s)
         return False
 
     async def _rest(self, retry_after_s: float | None) -> None:
         # A named time is waited for by the model's pace; calls that were told the same don't all come back at once.
         if retry_after_s is None:
-            await self._p.sleep(backoff_s(self._tries, self._p.random))
-        self._tries += 1
+            await self._p.sleep(backoff_s(self._choice.tries, self._p.random))
+        self._choice.tries += 1
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -489,11 +428,3 @@ class _Payment:
     async def _book(self, record: LedgerRecord) -> None:
         await self._p.ledger.book(self._owned.partition, record, WAIT_S[self._lane])
         self._steps.moved()
-
-
-def _over_cap(request: Request, spent_pico: int) -> EngineError:
-    return EngineError(
-        f"another attempt could cost more than is left of max_cost_usd ({(request.max_cost_pico or 0) / 1e12:g}, "
-        f"spent or possibly spent {spent_pico / 1e12:g}); nothing more is paid; raise it to go on",
-        code="over_budget",
-    )

@@ -142,6 +142,7 @@ def _call_settings(settings: Settings) -> CallSettings:
         intent_slack_s=min(CallSettings().intent_slack_s, max(2.0, timeout_s)),
         give_up_s=settings.give_up_seconds,
         max_record_bytes=6_000_000,
+        stream=settings.provider_streaming,
     )
 
 

@@ -5,9 +5,50 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ..pipeline.call import Tried
+from .attempt import CallParts
 from .limits import Permit
 
 Attempted = Tried | None
+
+
+class Hedging:
+    """The calls of one request, as far as they may be made twice."""
+
+    def __init__(self, parts: CallParts, tenant: str) -> None:
+        self._p = parts
+        self._tenant = tenant
+
+    async def run(
+        self,
+        first: Awaitable[Attempted],
+        permit: Permit,
+        tier: Callable[[], str],
+        *,
+        ask: Callable[[], Coroutine[Any, Any, Permit | None]],
+        again: Callable[[Permit], Awaitable[Attempted]],
+    ) -> Attempted:
+        """What came of `first`, which has `permit` and is sent at `tier`.
+
+        Where that takes long and may be hedged, of it and of the same call once more: `again` makes it, with a permit that `ask` brings.
+        """
+        after_s = self._after_s(tier)
+        if after_s is None:
+            return await first
+
+        async def second(granted: Permit) -> Attempted:
+            if permit.well:
+                granted.release()  # answered, and about to be written down
+                return None
+            return await again(granted)
+
+        return await hedged(first, after_s, self._p.hedges.may_hedge, ask, second)
+
+    def _after_s(self, tier: Callable[[], str]) -> float | None:
+        """Seconds; None where the tenant does not allow to pay twice, or the call has time and is slow for being cheap."""
+        if self._p.hedge.after_s is None or self._p.on_ambiguous(self._tenant) == "fail" or tier() == "flex":
+            return None
+        self._p.hedges.called()
+        return self._p.hedge.wait_s(self._tenant)
 
 
 async def hedged(

@@ -5,8 +5,10 @@
     per key     of a model's provider: requests and tokens per minute; a pause when the provider says so
 
 Waiting calls of one model begin in the order express, standard, batch, and within a lane tenant by tenant, so that a
-flood of one tenant does not starve another. A call takes the key that is ready, of several the one with fewest calls under way. How
-fast a key may be used is settled in `pipeline/rates.py`, whether a model is well in `pipeline/breaker.py`.
+flood of one tenant does not starve another. While a model's circuit breaker is half open, a call that has not failed there
+comes first: what another one fails by may be its own fault, and would keep everybody waiting. A call takes the key that is
+ready, of several the one with fewest calls under way. How fast a key may be used is settled in `pipeline/rates.py`, whether a
+model is well in `pipeline/breaker.py`.
 """
 
 import asyncio
@@ -47,6 +49,19 @@ class _Queue:
                     return waiter
         return None
 
+    def pop_unfailed(self, open_lanes: Callable[[Lane], bool]) -> "_Waiter | None":
+        """The first waiter whose request has not failed on this model; None where there is none."""
+        for lane in _ORDER:
+            tenants = self._lanes[lane]
+            for tenant, waiting in tenants.items() if open_lanes(lane) else ():
+                found = next((w for w in waiting if not w.failed and not w.granted.done()), None)
+                if found is not None:
+                    waiting.remove(found)
+                    if not waiting:
+                        del tenants[tenant]
+                    return found
+        return None
+
     def waits(self, open_lanes: Callable[[Lane], bool]) -> bool:
         return any(tenants and open_lanes(lane) for lane, tenants in self._lanes.items())
 
@@ -57,6 +72,8 @@ class _Waiter:
     tenant: str
     estimated: dict[Kind, float]
     granted: "asyncio.Future[None]"
+    failed: bool = False
+    """Its request has failed on this model before."""
     began: float = 0.0
     key: int = 0
     taken: dict[Kind, float] = field(default_factory=dict)
@@ -194,10 +211,11 @@ class Limits:
             for name, gate in sorted(self._gates.items())
         ]
 
-    async def acquire(self, model: Model, lane: Lane, tenant: str, tokens: int, output_tokens: int = 0) -> Permit:
-        """Waits for a permit of this lane and model. `tokens`: the estimate of input and output, of which `output_tokens` are output."""
-        gate = self._gate(model)
-        waiter = _Waiter(lane, tenant, amounts(tokens - output_tokens, output_tokens), asyncio.get_running_loop().create_future())
+    async def acquire(self, model: Model, lane: Lane, tenant: str, tokens: int, output_tokens: int = 0, *, failed: bool = False) -> Permit:
+        """Waits for a permit of this lane and model. `tokens`: the estimate of input and output, of which `output_tokens` are output.
+        `failed`: the request has failed on this model before."""
+        gate, granted = self._gate(model), asyncio.get_running_loop().create_future()
+        waiter = _Waiter(lane, tenant, amounts(tokens - output_tokens, output_tokens), granted, failed)
         gate.queue.put(waiter)
         self._pump(gate)
         try:
@@ -258,7 +276,8 @@ class Limits:
                     key.rates.held()
                 self._set_alarm(gate, wait)
                 return
-            waiter = gate.queue.pop(self._open)
+            unfailed = gate.queue.pop_unfailed(self._open) if gate.breaker.state(now) == "half_open" else None
+            waiter = unfailed or gate.queue.pop(self._open)
             if waiter is None:
                 return
             self._begin(gate, waiter, now)

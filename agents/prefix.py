@@ -63,6 +63,11 @@ class Seat:
             return body
         return marked(body, self._tree.board(self._ticket, self._room.now()))
 
+    def begun(self) -> None:
+        """Its answer has begun to come: what it writes can be read, and who waits for that need not wait for the rest."""
+        if self._tree is not None and self._ticket is not None:
+            self._room.wake(self._tree, self._tree.begun(self._ticket, self._room.now()))
+
     def land(self, usage: Usage | None = None) -> None:
         """The call is over: `usage` is None where it failed. The first word counts."""
         if self._tree is None or self._ticket is None or self._ticket.place == "gone":

@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     # Promises
     max_attempts: int = env("MAX_ATTEMPTS", 3, "payments of one request, at most", ge=1, le=20)
     call_timeout_seconds: float = env("CALL_TIMEOUT_SECONDS", 120.0, "of one provider call", gt=0, le=3600, allow_inf_nan=False)
+    provider_streaming: bool = env("PROVIDER_STREAMING", False, "answers of single calls are taken as streams")
     give_up_seconds: float = env(
         "GIVE_UP_SECONDS", 600.0, "so long a request is tried while its provider can't be reached", ge=0, le=86_400, allow_inf_nan=False
     )

@@ -1,9 +1,10 @@
 """Prompt caching through the whole engine: `inference-engine run` with it and without, and the simulated provider's own bill.
 
     python benchmarks/prefix_run.py [--groups 50] [--rows 200] [--latency-ms 1000] [--rpm 600] [--models gpt-6-luna claude-sonnet-5-5]
+                                    [--stream] [--responses]
 
 Each row has a system prompt of 2,000 tokens that it shares with its group, and 300 of its own; the file is shuffled. The semantic cache
-is off, so that every row is a call.
+is off, so that every row is a call. `--stream`: answers are taken as streams; `--responses`: by OpenAI's responses API.
 """
 
 import argparse
@@ -36,10 +37,17 @@ def _filled(head: str, tokens: int) -> str:
     return (head + "the quick brown fox " * (size // 20 + 1))[:size]
 
 
+def _entry(model: str, rpm: int | None, responses: bool) -> str:
+    lines = [f"requests_per_minute = {rpm}"] if rpm else []
+    lines += ['api = "responses"'] if responses and model.startswith("gpt-") else []
+    return "\n".join([f'[models."{model}"]', *lines, ""]) if lines else ""
+
+
 def one_run(stack: Engine, provider: Provider, model: str, groups: int, rows: int, session: str) -> tuple[str, ...]:
     provider.reset()
     ran = stack.run(write_rows(stack.home / f"{session}.jsonl", model, groups, rows, session))
     bill = provider.bill()
+    say(f"asked: {bill['asked']}")
     ceiling = (rows - 1) * groups * (2000 + 4)
     saved = ran.report["saved_usd"]
     assert ran.report["answered"] == bill["calls"] == groups * rows
@@ -60,16 +68,19 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=1000)
     parser.add_argument("--rpm", type=int, help="requests per minute that the models allow")
     parser.add_argument("--models", nargs="+", default=["gpt-6-luna", "claude-sonnet-5-5"])
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--responses", action="store_true")
     given = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as folder, simulated_provider(given.latency_ms) as provider:
         limits = Path(folder, "models.toml")
-        limits.write_text("".join(f'[models."{m}"]\nrequests_per_minute = {given.rpm}\n' for m in given.models) if given.rpm else "")
+        limits.write_text("".join(_entry(m, given.rpm, given.responses) for m in given.models))
         for enabled in ("false", "true"):
             with engine(
                 provider,
                 semantic=False,
                 CACHE_PREFIX_ENABLED=enabled,
+                PROVIDER_STREAMING=str(given.stream).lower(),
                 ANTHROPIC_API_KEY="x",
                 ANTHROPIC_BASE_URL=provider.url,
                 MODELS_FILE=str(limits),

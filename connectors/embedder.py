@@ -172,38 +172,27 @@ class HashEmbedder:
     """
 
     def __init__(self, dimension: int = MINILM_DIMENSION, *, max_tokens: int = 256) -> None:
-        self._dimension = dimension
-        self._max_tokens = max_tokens
-
-    @property
-    def dimension(self) -> int:
-        return self._dimension
-
-    @property
-    def max_tokens(self) -> int:
-        return self._max_tokens
-
-    @property
-    def parallel(self) -> int:
-        return 1
+        self.dimension = dimension
+        self.max_tokens = max_tokens
+        self.parallel = 1
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(text.split()) for text in texts]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
-            words = text.lower().split()[: self._max_tokens]
+            words = text.lower().split()[: self.max_tokens]
             for gram in _grams(words):
                 h = int.from_bytes(hashlib.blake2b(gram.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-                row[(h >> 1) % self._dimension] += 1.0 if h & 1 else -1.0
+                row[(h >> 1) % self.dimension] += 1.0 if h & 1 else -1.0
             if not row.any():
                 row[0] = 1.0
         return unit_rows(rows)
 
     def embed_whole(self, texts: Sequence[str]) -> Embedded:
         counts = self.count_tokens(texts)
-        whole = np.array([n <= self._max_tokens and is_text(text) for n, text in zip(counts, texts, strict=True)], dtype=np.bool_)
+        whole = np.array([n <= self.max_tokens and is_text(text) for n, text in zip(counts, texts, strict=True)], dtype=np.bool_)
         vectors = self.embed(texts)
         vectors[~whole] = 0.0
         return Embedded(vectors=vectors, whole=whole)

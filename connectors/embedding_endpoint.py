@@ -45,34 +45,23 @@ class EndpointEmbedder:
         self._client = OpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
         self._base_url = base_url
         self._model = model
-        self._dimension = dimension
-        self._max_tokens = max_tokens
+        self.dimension = dimension
+        self.max_tokens = max_tokens
+        self.parallel = _PARALLEL
         self._send_dimension = send_dimension
-
-    @property
-    def dimension(self) -> int:
-        return self._dimension
-
-    @property
-    def max_tokens(self) -> int:
-        return self._max_tokens
-
-    @property
-    def parallel(self) -> int:
-        return _PARALLEL
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """UTF-8 bytes: the model's tokenizer is not known here, and no text has more tokens than bytes."""
         return [len(text.encode("utf-8", "surrogatepass")) for text in texts]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        return self._embed([text.encode("utf-8", "replace")[: self._max_tokens].decode("utf-8", "ignore") for text in texts])[0]
+        return self._embed([text.encode("utf-8", "replace")[: self.max_tokens].decode("utf-8", "ignore") for text in texts])[0]
 
     def embed_whole(self, texts: Sequence[str]) -> Embedded:
         counts = self.count_tokens(texts)
         # Endpoints refuse an empty input, and JSON can't carry a lone surrogate.
-        whole = np.array([0 < n <= self._max_tokens and _is_utf8(t) for n, t in zip(counts, texts, strict=True)], dtype=np.bool_)
-        vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        whole = np.array([0 < n <= self.max_tokens and _is_utf8(t) for n, t in zip(counts, texts, strict=True)], dtype=np.bool_)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         seen = np.flatnonzero(whole)
         billed = 0
         if len(seen):
@@ -83,7 +72,7 @@ class EndpointEmbedder:
         self._client.close()
 
     def _embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
         billed = 0
         for start in range(0, len(texts), _MAX_INPUTS):
             part, tokens = self._ask([text or " " for text in texts[start : start + _MAX_INPUTS]])
@@ -98,7 +87,7 @@ class EndpointEmbedder:
             reply = self._client.embeddings.create(
                 model=self._model,
                 input=texts,
-                dimensions=self._dimension if self._send_dimension else omit,
+                dimensions=self.dimension if self._send_dimension else omit,
                 encoding_format="float",
             )
         except OpenAIError as error:
@@ -111,12 +100,12 @@ class EndpointEmbedder:
         return self._fit(rows), reply.usage.total_tokens
 
     def _fit(self, rows: Vectors) -> Vectors:
-        if rows.ndim != 2 or rows.shape[1] < self._dimension:
+        if rows.ndim != 2 or rows.shape[1] < self.dimension:
             raise ConfigError(
                 f"model {self._model!r} of {self._base_url} makes vectors of {rows.shape[-1]} dimensions, fewer than EMBEDDING_DIMENSION = "
-                f"{self._dimension}; lower it to {rows.shape[-1]}"
+                f"{self.dimension}; lower it to {rows.shape[-1]}"
             )
-        return unit_rows(rows) if rows.shape[1] == self._dimension else reduce_dimension(rows, self._dimension)
+        return unit_rows(rows) if rows.shape[1] == self.dimension else reduce_dimension(rows, self.dimension)
 
     def _named(self, error: "OpenAIError") -> EngineError:
         from openai import APIConnectionError, APIStatusError

@@ -33,9 +33,9 @@ _AT_LEAST = ("retention.ms", "max.message.bytes")
 def topic_specs(topics: Topics, partitions: int, changelogs: Sequence[str] = (), *, horizon_days: int = 7) -> list[TopicSpec]:
     """Every topic of the engine. `changelogs`: full names of the tables' changelog topics, compacted, `partitions` each.
 
-    Retention outlives the dedupe horizon (`horizon_days`) wherever a record may still be asked for. Only `controls`, `corrections`, `routers`
-    and the changelogs are compacted: the other internal topics carry packets, whose keys name no single record, and a compacted ledger would
-    forget payments.
+    Retention outlives the dedupe horizon (`horizon_days`) wherever a record may still be asked for. Only `controls`, `corrections`,
+    `routers` and the changelogs are compacted: the other internal topics carry packets, whose keys name no single record, and a compacted
+    ledger would forget payments.
     """
     if partitions < 1:
         raise ConfigError(f"a topic needs at least one partition, not {partitions}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..pipeline.errors import ConfigError
-from ..pipeline.models import Catalogue, Model, Prices, PromptCache, ProviderName, TierName
+from ..pipeline.models import Api, Catalogue, Model, Prices, PromptCache, ProviderName, TierName
 
 Table = dict[str, Any]
 
@@ -91,6 +91,8 @@ def _entry(name: str, table: Table, source: str) -> tuple[Model, tuple[str, ...]
     values = {key: _PARSERS[key](key, value, where) for key, value in table.items()}
     switches = values.pop("switches", ())
     values.setdefault("provider_model", name)
+    if values.get("api") == "responses" and values["provider"] not in ("openai", "vllm"):
+        raise ConfigError(f'{where}: api = "responses" is a protocol of OpenAI\'s; models of {values["provider"]} are asked by their own')
     if values["provider"] == "vllm":
         values["prices"] = _own_server(values.get("prices"), where)
     return Model(name=name, **values), switches
@@ -191,6 +193,7 @@ _PARSERS: dict[str, Callable[[str, Any, str], Any]] = {
     "cache_write_12h_factor": _price,
     "auto": _boolean,
     "region": _string,
+    "api": _one_of(get_args(Api)),
     "aliases": _strings,
     "switches": _strings,
 }

@@ -21,6 +21,7 @@ SUBMIT = "[batch submit]"
 MOST_LISTED = 100
 LIMITS = {"openai": (50_000, 200_000_000), "anthropic": (100_000, 256_000_000)}
 """Rows and bytes."""
+ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 
 
 @dataclass(slots=True)
@@ -130,11 +131,13 @@ class BatchHttp:
         file = self.files.get(body.get("input_file_id", ""))
         if file is None:
             raise Refused(400, "input_file_id names no file")
-        if body.get("completion_window") != "24h" or body.get("endpoint") != "/v1/chat/completions":
-            raise Refused(400, "completion_window is 24h, endpoint /v1/chat/completions")
+        if body.get("completion_window") != "24h" or body.get("endpoint") not in ENDPOINTS:
+            raise Refused(400, f"completion_window is 24h, endpoint one of {', '.join(ENDPOINTS)}")
         lines = [orjson.loads(line) for line in file.data.splitlines() if line]
         if len(lines) > LIMITS["openai"][0]:
             raise Refused(400, "the file has too many lines")
+        if any(line["url"] != body["endpoint"] for line in lines):
+            raise Refused(400, "the url of a line is not the endpoint of the batch")
         rows = [(str(line["custom_id"]), line["body"]) for line in lines]
         return await self._openai_form(self._create("openai", rows, body.get("metadata") or {}, body["input_file_id"]))
 
@@ -160,8 +163,9 @@ class BatchHttp:
             status = "cancelled" if batch.canceled_s is not None else "expired" if "expired" in ends else "completed"
         failed = ends.count("errored")
         done = ends.count("succeeded") if ends else self.batches.done(batch)
+        endpoint = ENDPOINTS["input" in batch.rows[0][1]]
         return {
-            "id": batch.id, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h", "status": status,
+            "id": batch.id, "object": "batch", "endpoint": endpoint, "completion_window": "24h", "status": status,
             "created_at": int(batch.created_s), "expires_at": int(batch.created_s + self.batches.options.window_s),
             "input_file_id": batch.file_id, "output_file_id": batch.output_file_id or None, "error_file_id": batch.error_file_id or None,
             "metadata": batch.metadata, "request_counts": {"total": len(batch.rows), "completed": done, "failed": failed},

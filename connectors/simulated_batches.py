@@ -23,6 +23,7 @@ from ..schemas.record import JsonObject
 from .simulated_bill import Bill, known, price
 from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import completion, message
+from .simulated_responses import chat_of_responses, response
 from .simulation import STATUS_FAULTS, Asked, Faults, answer, asked_of_chat, asked_of_messages
 
 Protocol = Literal["openai", "anthropic"]
@@ -186,14 +187,15 @@ class SimulatedBatches:
             return Result(custom_id, "errored", 400, _error(batch.protocol, 400), request_id)
         pico = price(asked.model, usage, "batch", self._prices(asked.model))
         await self._bill.add(asked.model, asked.text, request_id, custom_id, usage, pico)
-        reply = (completion if batch.protocol == "openai" else message)(asked, made, request_id, usage)
+        writer = message if batch.protocol == "anthropic" else response if "input" in body else completion
+        reply = writer(asked, made, request_id, usage)
         kind = fault.kind if fault is not None else ""
         if kind == "no-usage":
             del reply["usage"]
         elif kind == "wrong-model":
             reply["model"] = "another-model"
         elif kind == "no-choices":
-            reply["choices" if batch.protocol == "openai" else "content"] = None
+            reply["content" if batch.protocol == "anthropic" else "output" if "input" in body else "choices"] = None
         if batch.protocol == "anthropic" and "usage" in reply:
             reply["usage"]["service_tier"] = "batch"
         return Result(custom_id, "succeeded", 200, reply, request_id)
@@ -202,7 +204,7 @@ class SimulatedBatches:
         """Raises ValueError where its marks are not allowed."""
         if self._cache is None or not self._sells_reads(model):
             return Served()
-        prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+        prompt = prompt_of_messages(model, body) if protocol == "anthropic" else prompt_of_chat(model, _chat_of(body))
         served = self._cache.begin(rules_of(model, protocol), prompt, at_s)
         self._cache.began(served, at_s)
         return served
@@ -218,7 +220,7 @@ class SimulatedBatches:
             model = body["model"]
             if not isinstance(model, str) or not (known(model) or self._prices(model) is not None):
                 raise ValueError(f"the model {str(model)[:80]!r} does not exist")
-            return asked_of_chat(model, body) if protocol == "openai" else asked_of_messages(model, body)
+            return asked_of_messages(model, body) if protocol == "anthropic" else asked_of_chat(model, _chat_of(body))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a request of the batch can't be read: {error!r}") from None
 
@@ -233,6 +235,10 @@ class SimulatedBatches:
             new = path.with_suffix(".new")
             new.write_bytes(orjson.dumps(asdict(batch)))
             os.replace(new, path)
+
+
+def _chat_of(body: JsonObject) -> JsonObject:
+    return chat_of_responses(body) if "input" in body else body
 
 
 def _error(protocol: Protocol, status: int) -> JsonObject:

@@ -15,13 +15,12 @@ def completion(asked: Asked, made: Answered, request_id: str, usage: Usage | Non
     """The chat completion; equal questions get equal answers but for the id. `usage`: None where nothing was cached."""
     usage = usage or _plain(asked, made)
     if made.tool is not None:
-        call_id = _call_id(made)
         function = {"name": made.tool, "arguments": made.arguments}
         messages: list[JsonObject] = [
             {
                 "role": "assistant",
                 "content": None,
-                "tool_calls": [{"id": call_id, "type": "function", "function": function}],
+                "tool_calls": [{"id": call_id(made), "type": "function", "function": function}],
                 "refusal": None,
             }
         ]
@@ -51,7 +50,7 @@ def message(asked: Asked, made: Answered, request_id: str, usage: Usage | None =
     """The Anthropic message; equal questions get equal answers but for the id. `usage`: None where nothing was cached."""
     usage = usage or _plain(asked, made)
     if made.tool is not None:
-        content: list[JsonObject] = [{"type": "tool_use", "id": _call_id(made), "name": made.tool, "input": orjson.loads(made.arguments)}]
+        content: list[JsonObject] = [{"type": "tool_use", "id": call_id(made), "name": made.tool, "input": orjson.loads(made.arguments)}]
     else:
         content = [{"type": "text", "text": made.texts[0], "citations": None}]
     return {
@@ -82,7 +81,7 @@ def cohere_reply(asked: Asked, made: Answered, request_id: str, usage: Usage | N
     said: JsonObject = {"role": "assistant"}
     if made.tool is not None:
         function = {"name": made.tool, "arguments": made.arguments}
-        said["tool_calls"] = [{"id": _call_id(made), "type": "function", "function": function}]
+        said["tool_calls"] = [{"id": call_id(made), "type": "function", "function": function}]
     else:
         said["content"] = [{"type": "text", "text": made.texts[0]}]
     billed = {"input_tokens": float(usage.input_tokens), "output_tokens": float(usage.output_tokens)}
@@ -98,5 +97,5 @@ def _plain(asked: Asked, made: Answered) -> Usage:
     return Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
 
 
-def _call_id(made: Answered) -> str:
+def call_id(made: Answered) -> str:
     return "call_" + hashlib.blake2b(f"{made.tool}{made.arguments}".encode(), digest_size=8).hexdigest()

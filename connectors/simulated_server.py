@@ -2,10 +2,10 @@
 
     python -m inference_engine.connectors.simulated_server --port 9999 --latency-ms 200 --rpm 600 --bill bill.jsonl
 
-Besides `/v1/chat/completions`, `/v1/messages`, `/v2/chat`, the batches of the first two and `/v1/models`: `GET /_bill` (the
-totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset` (totals,
-faults and prompt caches). Marks in a prompt steer one call, see `simulation`. A call goes on, and is billed, when its caller
-hangs up, as it would at a provider.
+Besides `/v1/chat/completions`, `/v1/responses`, `/v1/messages`, `/v2/chat`, the batches of all but the last and `/v1/models`:
+`GET /_bill` (the totals), `POST /_faults` (a rule: kind, count, probability, match, retry_after), `DELETE /_faults`, `POST /_reset`
+(totals, faults and prompt caches). Calls with `stream` are answered by events. Marks in a prompt steer one call, see `simulation`.
+A call goes on, and is billed, when its caller hangs up, as it would at a provider.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,15 @@ from .simulated_bill import Bill, known, price
 from .simulated_cache import Served, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from .simulated_forms import cohere_reply, completion, message
 from .simulated_limits import Limits
+from .simulated_responses import chat_of_responses, response
+from .simulated_streams import STREAMS, error_event
 from .simulation import UNBILLED_FAULTS, Asked, FaultRule, Faults, answer, asked_of_chat, asked_of_cohere, asked_of_messages
 
 JSON = "application/json"
-_READERS = {"openai": asked_of_chat, "anthropic": asked_of_messages, "cohere": asked_of_cohere}
-_WRITERS = {"openai": completion, "anthropic": message, "cohere": cohere_reply}
+_READERS = {"openai": asked_of_chat, "responses": asked_of_chat, "anthropic": asked_of_messages, "cohere": asked_of_cohere}
+_WRITERS = {"openai": completion, "responses": response, "anthropic": message, "cohere": cohere_reply}
+_ANSWER = {"openai": "choices", "responses": "output", "anthropic": "content", "cohere": "message"}
+"""Where a reply holds what was said."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,8 @@ class ServerOptions:
     api_key: str | None = None
     """Calls with another key are refused (401); None: any key will do."""
     batches: BatchOptions = field(default_factory=BatchOptions)
+    streams: bool = True
+    """False: whole replies, whatever was asked for, as some servers give them."""
 
 
 class SimulatedServer:
@@ -70,6 +77,7 @@ class SimulatedServer:
         )
         self.in_flight = 0
         self.most_in_flight = 0
+        self.asked: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._server: web.Server | None = None
         self._listener: asyncio.Server | None = None
@@ -104,6 +112,8 @@ class SimulatedServer:
             return await self._batch(request)
         if path.endswith("/chat/completions"):
             protocol = "openai"
+        elif path.endswith("/responses"):
+            protocol = "responses"
         elif path.endswith("/messages"):
             protocol = "anthropic"
         elif path.endswith("/v2/chat"):
@@ -127,6 +137,8 @@ class SimulatedServer:
             model = body["model"]
             if not isinstance(model, str) or not known(model):
                 return _error(protocol, 404, f"The model {str(model)[:80]!r} does not exist", "model_not_found")
+            if protocol == "responses":
+                body = {**chat_of_responses(body), "stream": body.get("stream")}
             asked = _READERS[protocol](model, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
@@ -137,13 +149,17 @@ class SimulatedServer:
             served = self._served(protocol, model, body)
         except ValueError as error:
             return _error(protocol, 400, str(error), "invalid_request_error")
-        return await self._answer(request, protocol, asked, number, served)
+        stream = None
+        if body.get("stream") and self.options.streams:
+            stream = bool((body.get("stream_options") or {}).get("include_usage"))
+        self.asked[protocol if stream is None else f"{protocol}, streamed"] += 1
+        return await self._answer(request, protocol, asked, number, served, stream)
 
     def _served(self, protocol: str, model: str, body: JsonObject) -> Served:
         """Raises ValueError where its marks are not allowed."""
         if protocol == "cohere":
             return Served()  # it has no prompt cache
-        prompt = prompt_of_chat(model, body) if protocol == "openai" else prompt_of_messages(model, body)
+        prompt = prompt_of_messages(model, body) if protocol == "anthropic" else prompt_of_chat(model, body)
         return self.cache.begin(rules_of(model, protocol), prompt, time.time())
 
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -165,7 +181,10 @@ class SimulatedServer:
         key = self.options.api_key
         return key is None or request.headers.get("authorization") == f"Bearer {key}" or request.headers.get("x-api-key") == key
 
-    async def _answer(self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, protocol: str, asked: Asked, number: int, served: Served, stream: bool | None
+    ) -> web.StreamResponse:
+        """`stream`: None where the whole reply is wanted, else whether its usage is."""
         fault = self.faults.pick(asked.text)
         if self.options.latency_s:
             await asyncio.sleep(self.options.latency_s)
@@ -183,7 +202,9 @@ class SimulatedServer:
             self.options.limits.produced(_account(request, asked.model), usage.output_tokens)
             headers |= self.options.limits.headers(_account(request, asked.model), protocol)
         if fault is not None:
-            return await self._billed(request, protocol, fault, reply, headers)
+            return await self._billed(request, protocol, fault, reply, headers, stream)
+        if stream is not None:
+            return await self._streamed(request, protocol, reply, headers, stream, "")
         return web.Response(body=orjson.dumps(reply), content_type=JSON, headers=headers)
 
     # --- faults ------------------------------------------------------------------------------------------------------
@@ -198,10 +219,10 @@ class SimulatedServer:
         return _error(protocol, status, "asked to fail", "rate_limit_exceeded" if status == 429 else "asked_to_fail")
 
     async def _billed(
-        self, request: web.BaseRequest, protocol: str, fault: FaultRule, reply: JsonObject, headers: dict[str, str]
+        self, request: web.BaseRequest, protocol: str, fault: FaultRule, reply: JsonObject, headers: dict[str, str], stream: bool | None
     ) -> web.StreamResponse:
         kind = fault.kind
-        if kind == "billed-500":
+        if kind == "billed-500" or (kind == "stream-error" and stream is None):
             return _error(protocol, 500, "asked to fail", "asked_to_fail")
         if kind in ("drop", "hang-billed"):
             if kind == "hang-billed":
@@ -214,7 +235,9 @@ class SimulatedServer:
         elif kind == "wrong-model":
             reply["model"] = "another-model"
         elif kind == "no-choices":
-            reply[{"openai": "choices", "anthropic": "content", "cohere": "message"}[protocol]] = None
+            reply[_ANSWER[protocol]] = None
+        if stream is not None:
+            return await self._streamed(request, protocol, reply, headers, stream, kind)
         raw = orjson.dumps(reply)
         if kind in ("reset", "drip"):
             return await self._in_pieces(request, raw, headers, kind)
@@ -233,6 +256,23 @@ class SimulatedServer:
             await response.write(raw[start : start + 64])
         return response
 
+    async def _streamed(
+        self, request: web.BaseRequest, protocol: str, reply: JsonObject, headers: dict[str, str], with_usage: bool, kind: str
+    ) -> web.StreamResponse:
+        events = list(STREAMS[protocol](reply, with_usage))
+        response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        cut = len(events) // 2 if kind in ("reset", "truncated", "stream-error") else len(events)
+        for event in events[:cut]:
+            if kind == "drip":
+                await asyncio.sleep(self.options.drip_s / len(events))
+            await response.write(event)
+        if kind == "stream-error":
+            await response.write(error_event(protocol))
+        elif kind == "reset":
+            _reset(request)
+        return response
+
     # --- control -----------------------------------------------------------------------------------------------------
 
     async def _control(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
@@ -240,6 +280,7 @@ class SimulatedServer:
             return _json(self.summary())
         if path == "/_reset" and request.method == "POST":
             self.bill.clear()
+            self.asked.clear()
             self.faults.clear()
             self.cache.clear()
             self.options.limits.clear()
@@ -261,7 +302,7 @@ class SimulatedServer:
         """The bill, and what the server saw."""
         limits = self.options.limits
         counted = {"admitted": limits.admitted, "counted_tokens": limits.counted_tokens, "refused_429": limits.refused}
-        return {**self.bill.summary(), **counted, "most_in_flight": self.most_in_flight}
+        return {**self.bill.summary(), **counted, "asked": dict(self.asked), "most_in_flight": self.most_in_flight}
 
 
 def _account(request: web.BaseRequest, model: str) -> str:
@@ -276,14 +317,16 @@ def _json(body: Any, status: int = 200) -> web.Response:
 def _error(protocol: str, status: int, words: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
     if protocol == "cohere":
         return web.Response(body=orjson.dumps({"message": words, "id": code}), content_type=JSON, status=status, headers=headers)
-    error = {"message": words, "type": code, "param": None, "code": code} if protocol == "openai" else {"type": code, "message": words}
-    body = {"error": error} if protocol == "openai" else {"type": "error", "error": error}
+    error = {"message": words, "type": code, "param": None, "code": code} if protocol != "anthropic" else {"type": code, "message": words}
+    body = {"error": error} if protocol != "anthropic" else {"type": "error", "error": error}
     return web.Response(body=orjson.dumps(body), content_type=JSON, status=status, headers=headers)
 
 
 def _turned_away(protocol: str, wait: float, headers: dict[str, str]) -> web.Response:
-    said = {"Retry-After": str(math.ceil(wait))} | ({"retry-after-ms": str(math.ceil(wait * 1000))} if protocol == "openai" else {})
-    code = "rate_limit_exceeded" if protocol == "openai" else "rate_limit_error"
+    said = {"Retry-After": str(math.ceil(wait))} | (
+        {"retry-after-ms": str(math.ceil(wait * 1000))} if protocol in ("openai", "responses") else {}
+    )
+    code = "rate_limit_exceeded" if protocol in ("openai", "responses") else "rate_limit_error"
     return _error(protocol, 429, "Rate limit reached", code, {**headers, **said})
 
 

@@ -25,8 +25,10 @@ IMAGE_TOKENS = 85
 STATUS_FAULTS = frozenset({"400", "401", "403", "404", "408", "409", "413", "422", "425", "429", "500", "502", "503", "504", "529"})
 """Answered with this status, not billed. `429` says when to come back, `429-bare` doesn't."""
 UNBILLED_FAULTS = STATUS_FAULTS | {"429-bare", "hang"}
-BILLED_FAULTS = frozenset({"drop", "reset", "truncated", "no-usage", "wrong-model", "no-choices", "drip", "hang-billed", "billed-500"})
-"""Billed, and then: the connection closed, or reset within the body; half a JSON; ..."""
+BILLED_FAULTS = frozenset(
+    {"drop", "reset", "truncated", "no-usage", "wrong-model", "no-choices", "drip", "hang-billed", "billed-500", "stream-error"}
+)
+"""Billed, and then: the connection closed, or reset within the body; half a JSON or stream; an error in the middle of a stream; ..."""
 FAULTS = UNBILLED_FAULTS | BILLED_FAULTS
 
 _MARK = re.compile(r"\[\[(fault|tokens|answer):([a-z0-9-]+)(?:\*(\d+))?\]\]")

@@ -49,25 +49,13 @@ class TokenEmbedder:
         self._tokenizer = tokenizer
         self._forward_pass = forward
         self._own_dimension = own_dimension
-        self._dimension = dimension or own_dimension
-        self._max_tokens = max_tokens
+        self.dimension = dimension or own_dimension
+        self.max_tokens = max_tokens
         self._unknown = unknown
         self._pad = pad
         self._padded_tokens = padded_tokens
         self._pass_tokens = pass_tokens
-        self._parallel = parallel
-
-    @property
-    def dimension(self) -> int:
-        return self._dimension
-
-    @property
-    def max_tokens(self) -> int:
-        return self._max_tokens
-
-    @property
-    def parallel(self) -> int:
-        return self._parallel
+        self.parallel = parallel
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, with the model's special tokens. Very long texts are only estimated, never below `max_tokens` + 1."""
@@ -78,33 +66,33 @@ class TokenEmbedder:
 
     def embed_whole(self, texts: Sequence[str]) -> Embedded:
         tokens = self._tokens(texts)
-        seen_whole = (len(ids) <= self._max_tokens and self._unknown not in ids for ids in tokens)
+        seen_whole = (len(ids) <= self.max_tokens and self._unknown not in ids for ids in tokens)
         whole = np.array([seen and is_text(text) for seen, text in zip(seen_whole, texts, strict=True)], dtype=np.bool_)
-        vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         seen = np.flatnonzero(whole)
         if len(seen):
             vectors[seen] = self._forward([tokens[i] for i in seen])
         return Embedded(vectors=vectors, whole=whole)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        limit = self._max_tokens * _CHARS_PER_TOKEN
+        limit = self.max_tokens * _CHARS_PER_TOKEN
         # Tokenising megabytes only to learn that they are too long would hold up everybody else's texts.
         encoded = self._tokenizer.encode_batch_fast([_encodable(text[:limit]) for text in texts])
         tokens = [list(e.ids) for e in encoded]
         for ids, text in zip(tokens, texts, strict=True):
-            if len(text) > limit and len(ids) <= self._max_tokens:
-                ids[-1:-1] = [self._pad] * (self._max_tokens + 1 - len(ids))
+            if len(text) > limit and len(ids) <= self.max_tokens:
+                ids[-1:-1] = [self._pad] * (self.max_tokens + 1 - len(ids))
         return tokens
 
     def _cut(self, ids: list[int]) -> list[int]:
         """As long as the model allows, with its closing token kept."""
-        return ids if len(ids) <= self._max_tokens else [*ids[: self._max_tokens - 1], ids[-1]]
+        return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
 
     def _forward(self, tokens: list[list[int]]) -> Vectors:
         out = np.zeros((len(tokens), self._own_dimension), dtype=np.float32)
         for batch in plan_micro_batches([len(ids) for ids in tokens], self._padded_tokens, self._pass_tokens):
             out[batch] = self._forward_pass(*padded([tokens[i] for i in batch], self._pad))
-        return unit_rows(out) if self._dimension == self._own_dimension else reduce_dimension(out, self._dimension)
+        return unit_rows(out) if self.dimension == self._own_dimension else reduce_dimension(out, self.dimension)
 
 
 def padded(tokens: Sequence[Sequence[int]], pad: int) -> tuple[Ids, Ids]:

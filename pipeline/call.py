@@ -1,4 +1,4 @@
-"""What follows from the outcome of an attempt."""
+"""What follows from the outcome of an attempt, and when there are to be no more."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 import orjson
 
+from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Purpose
 from ..schemas.record import JsonObject
 from ..schemas.requests import Route
@@ -23,7 +24,7 @@ MODEL_SPECIFIC = frozenset(
 """Codes of refusals that another model may not share."""
 
 MOST_TRIES = 2
-"""Of one model in a row, where the route names another one that is well."""
+"""Of one model that fails, where the route names another one that is well."""
 MOST_REFUSALS = 10
 """So often a call is told to come later before that counts as a failure."""
 
@@ -43,6 +44,8 @@ class Tried:
     retry_after_s: float | None = None
     """The provider's wish. It holds for all calls of the model, so its pace waits, not this call."""
     rate_limited: bool = False
+    flex: bool = False
+    """It was made at the flex tier."""
 
 
 def after(error: EngineError) -> Tried:
@@ -58,6 +61,54 @@ def purpose_of(route: Route, model: str) -> Purpose:
     """Of a payment for an answer: a model that was taken to learn is explored, one that it falls back to is not."""
     chosen = route.chosen
     return "exploration" if chosen is not None and chosen.explored and chosen.model == model else "answer"
+
+
+def why_stop(
+    *,
+    cancelled: bool,
+    now_ms: int,
+    deadline_ms: int | None,
+    model_left: bool,
+    error: EngineError | None,
+    since_ms: int,
+    give_up_s: float,
+) -> ErrorInfo | None:
+    """Why nothing more is paid for a request; None where it may go on.
+
+    `error`: why it has no answer yet. `since_ms`: when its tries began.
+    """
+    if cancelled:
+        return ErrorInfo(
+            code="cancelled", message="the job was cancelled before this request was paid; submit it again to have it answered"
+        )
+    if deadline_ms is not None and now_ms >= deadline_ms:
+        return ErrorInfo(code="deadline_passed", message="the deadline passed before an answer was paid for; ask again with a later one")
+    if not model_left:
+        last = error or Rejected("its route names no model", code="no_model")
+        return ErrorInfo(code=last.code, message=str(last))
+    if error is not None and now_ms - since_ms > give_up_s * 1000:
+        message = f"no answer in {give_up_s:.0f} s: {error}; what it cost is in the ledger; ask again later"
+        return ErrorInfo(code="provider_unavailable", message=message)
+    return None
+
+
+def exhausted(attempts: int, error: EngineError | None) -> ErrorInfo:
+    """All attempts that a request may have are used. `error`: what the last one ended with."""
+    last = f"; the last one: {error}" if error is not None else ""
+    return ErrorInfo(
+        code="attempts_exhausted",
+        message=f"{attempts} attempts were paid for, or may have been, and gave no answer{last}; "
+        "they are in the costs; to pay for more, ask under another job or custom_id",
+    )
+
+
+def over_cap(max_cost_pico: int | None, spent_pico: int) -> EngineError:
+    """A model that could cost more than the request may."""
+    return EngineError(
+        f"another attempt could cost more than is left of max_cost_usd ({(max_cost_pico or 0) / 1e12:g}, "
+        f"spent or possibly spent {spent_pico / 1e12:g}); nothing more is paid; raise it to go on",
+        code="over_budget",
+    )
 
 
 def backoff_s(tries: int, random: Callable[[], float], *, first_s: float = 0.5, most_s: float = 30.0) -> float:

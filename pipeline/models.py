@@ -16,6 +16,8 @@ keyed          the same, and takes a `prompt_cache_key` that brings calls to one
 breakpoints    caches what `prompt_cache_breakpoint` marks, and charges for writing (OpenAI since GPT-5.6)
 cache_control  caches what `cache_control` marks, and charges for writing (Anthropic)
 """
+Api = Literal["chat", "responses"]
+"""Which of OpenAI's protocols a model is asked by."""
 ProviderName = Literal["openai", "anthropic", "vllm", "cohere", "simulated"]
 
 
@@ -77,6 +79,7 @@ class Model:
     region: str = ""
     """Where it answers, in the operator's words, e.g. `eu`; see `TENANT_REGIONS`."""
     why_disabled: str = ""
+    api: Api = "chat"
 
     @property
     def priced_as(self) -> ProviderName:

@@ -1,6 +1,6 @@
 """What the pipeline asks of the world. Real parts and their fakes live side by side in `connectors/`."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +20,10 @@ Vector = NDArray[np.float32]
 """Shape (dimension,), unit length."""
 Vectors = NDArray[np.float32]
 """Shape (n, dimension), rows of unit length."""
+
+
+Begun = Callable[[], None]
+"""Called when a provider's answer has begun to come, which only a stream can tell: what the call writes to a prompt cache can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,13 @@ class Provider(Protocol):
     Raises `Rejected`, `Unavailable(retry_after)`, `Ambiguous`, `Charged`; nothing else.
     """
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         """Sends `body` (an OpenAI chat completion request; `model` in it is replaced by the provider's name of the model).
 
-        `timeout` in seconds bounds the whole call. `metadata` travels as headers where the provider takes them.
+        Where it says `stream: true` the answer is taken as a stream, which changes neither the reply nor its bill; one that breaks off is
+        `Ambiguous`. `timeout` in seconds bounds the whole call. `metadata` travels as headers where the provider takes them.
         """
         ...
 

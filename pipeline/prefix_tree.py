@@ -3,6 +3,7 @@
     enter -> Ticket            a call is known: it counts as a sure reader of every prefix on its path
     turn  -> Wait | Go         somebody else is writing what this call could read; or it may be sent, and may be the writer itself
     board -> Marks             it is sent now, with these marks
+    begun                      its answer begins to come, as far as that can be seen: what it writes can be read
     land                       it came back: what it wrote can be read, or nothing was written and the next one writes
 
 A prefix is marked where others will read it: calls that wait here, and as many as its past lets expect within the lifetime of an entry.
@@ -161,6 +162,17 @@ class PrefixTree:
         self._sent(ticket, now_ms)
         return Marks(self._terms.kind, tuple(self._marks(ticket, live, chosen)), ticket.key)
 
+    def begun(self, ticket: Ticket, now_ms: int) -> list[bytes]:
+        """The call's answer has begun: until `land` says otherwise, what it writes can be read. Returns the prefixes as `land` does."""
+        woken: list[bytes] = []
+        shard = ticket.shard or 0
+        for i, node, lifetime in ticket.writes if ticket.place == "flying" else ():
+            if node.writing.get(shard, (None, 0))[0] is ticket:
+                del node.writing[shard]
+                node.live[shard], node.lifetime = now_ms + lifetime.seconds * 1000, lifetime.name
+                woken.append(ticket.path[i].node)
+        return woken
+
     def land(self, ticket: Ticket, now_ms: int, *, cached: int | None = None) -> list[bytes]:
         """The call is over. `cached`: tokens that it read and wrote by its usage; None: it failed, or was never sent.
 
@@ -174,6 +186,7 @@ class PrefixTree:
                     node.live[shard] = now_ms + lifetime.seconds * 1000
                     node.lifetime = lifetime.name
                 else:
+                    node.live.pop(shard, None)
                     node.barren_ms = now_ms + self._terms.lifetimes[-1].seconds * 1000
             if cached > 0:
                 self._refresh(ticket, now_ms)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ...pipeline.models import Model
-from ...pipeline.ports import Provider, ProviderReply
+from ...pipeline.ports import Begun, Provider, ProviderReply
 from ...schemas.record import JsonObject
 
 
@@ -20,9 +20,11 @@ class Accounts:
             raise ValueError("a provider without keys is not set up")
         self.accounts = tuple(accounts)
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         """With the first key, for callers that have no permit. See `Provider.complete`."""
-        return await self.accounts[0].complete(model, body, timeout=timeout, metadata=metadata)
+        return await self.accounts[0].complete(model, body, timeout=timeout, metadata=metadata, begun=begun)
 
     async def close(self) -> None:
         for account in self.accounts:

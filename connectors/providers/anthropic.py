@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from ...pipeline.errors import Charged
 from ...pipeline.models import Model
-from ...pipeline.ports import ProviderReply
+from ...pipeline.ports import Begun, ProviderReply
 from ...schemas.record import JsonObject
-from .anthropic_form import chat_usage, read_usage, tier_of, to_completion, to_messages
-from .failures import loads, same_model, unreadable
+from .anthropic_form import read_usage, tier_of, to_completion, to_messages
+from .chat_form import chat_usage
+from .failures import same_model, unreadable
 from .rate_headers import rates_seen
+from .stream_form import MESSAGES
 from .transport import Transport, call_headers, parse_base_url
 
 ANTHROPIC_URL = "https://api.anthropic.com"
@@ -27,11 +29,15 @@ class AnthropicProvider:
         headers = {"anthropic-version": API_VERSION} | ({"x-api-key": api_key} if api_key else {})
         self._transport = Transport("anthropic", headers, "ANTHROPIC_API_KEY", api_key)
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         """See `Provider.complete`."""
         request = to_messages(model, body)
-        headers, raw = await self._transport.post(self._url, request, timeout, call_headers(metadata))
-        read = read_reply(model, request, loads("anthropic", raw), headers.get("request-id"), int(time.time()))
+        if body.get("stream"):
+            request["stream"] = True
+        headers, reply = await self._transport.ask(self._url, request, timeout, call_headers(metadata), MESSAGES, begun)
+        read = read_reply(model, request, reply, headers.get("request-id"), int(time.time()))
         return replace(read, rates=rates_seen(headers, time.time()))
 
     async def close(self) -> None:

@@ -5,7 +5,6 @@ fields without effect on the text: `seed` (a wish), `user` (sent as metadata), `
 controls of its prompt cache.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -15,9 +14,11 @@ from ...pipeline.models import Model
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
 from .failures import unreadable
+from .fields import Limited, Put, as_is, convert, stop
 
 Block = dict[str, Any]
 
+_TO = Limited("Anthropic")
 _EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
 _FINISH = {
     "end_turn": "stop",
@@ -43,50 +44,13 @@ def to_messages(model: Model, body: JsonObject) -> JsonObject:
         request["system"] = system
     if body.get("user"):
         request["metadata"] = {"user_id": body["user"]}
-    for name, value in body.items():
-        if value is None or name in _WITHOUT_EFFECT or name in _READ_ELSEWHERE:
-            continue
-        convert = _FIELDS.get(name)
-        if convert is None:
-            raise _cannot(f"{name!r}")
-        convert(request, value)
+    convert(request, body, _FIELDS, _WITHOUT_EFFECT | _READ_ELSEWHERE, _TO)
     if body.get("parallel_tool_calls") is False and request.get("tools"):
         request.setdefault("tool_choice", {"type": "auto"})["disable_parallel_tool_use"] = True
     return request
 
 
-def _cannot(what: str) -> Rejected:
-    return Rejected(
-        f"Anthropic can't be asked with {what}; leave it out, or ask a model of another provider", code="unsupported_by_provider"
-    )
-
-
 # --- fields ----------------------------------------------------------------------------------------------------------
-
-
-def _as_is(name: str) -> Callable[[JsonObject, Any], None]:
-    def put(request: JsonObject, value: Any) -> None:
-        request[name] = value
-
-    return put
-
-
-def _only(name: str, *neutral: Any) -> Callable[[JsonObject, Any], None]:
-    def check(request: JsonObject, value: Any) -> None:
-        if value not in neutral:
-            raise _cannot(f"{name} = {value!r}")
-
-    return check
-
-
-def _temperature(request: JsonObject, value: Any) -> None:
-    if isinstance(value, (int, float)) and value > 1:
-        raise _cannot("a temperature above 1")
-    request["temperature"] = value
-
-
-def _stop(request: JsonObject, value: Any) -> None:
-    request["stop_sequences"] = [value] if isinstance(value, str) else value
 
 
 def _response_format(request: JsonObject, value: Any) -> None:
@@ -94,7 +58,7 @@ def _response_format(request: JsonObject, value: Any) -> None:
     if kind == "json_schema" and isinstance(value.get("json_schema"), dict):
         request.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": value["json_schema"].get("schema") or {}}
     elif kind != "text":
-        raise _cannot("a response_format other than text or json_schema")
+        raise _TO.cannot("a response_format other than text or json_schema")
 
 
 def _effort(request: JsonObject, value: Any) -> None:
@@ -103,7 +67,7 @@ def _effort(request: JsonObject, value: Any) -> None:
     elif value in _EFFORTS:
         request.setdefault("output_config", {})["effort"] = _EFFORTS[value]
     else:
-        raise _cannot(f"reasoning_effort {value!r}")
+        raise _TO.cannot(f"reasoning_effort {value!r}")
 
 
 def _tools(request: JsonObject, value: Any) -> None:
@@ -111,7 +75,7 @@ def _tools(request: JsonObject, value: Any) -> None:
     for tool in value:
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         if not isinstance(function, dict) or "name" not in function:
-            raise _cannot("tools other than functions")
+            raise _TO.cannot("tools other than functions")
         made: Block = {"name": function["name"], "input_schema": function.get("parameters") or {"type": "object", "properties": {}}}
         for name in ("description", "strict"):
             if function.get(name) is not None:
@@ -130,35 +94,35 @@ def _tool_choice(request: JsonObject, value: Any) -> None:
     elif isinstance(value, dict) and isinstance(value.get("function"), dict):
         request["tool_choice"] = {"type": "tool", "name": value["function"].get("name")}
     else:
-        raise _cannot(f"tool_choice {value!r}")
+        raise _TO.cannot(f"tool_choice {value!r}")
 
 
 def _nothing(request: JsonObject, value: Any) -> None:
     """Read elsewhere."""
 
 
-_FIELDS: dict[str, Callable[[JsonObject, Any], None]] = {
+_FIELDS: dict[str, Put] = {
     "max_tokens": _nothing,
     "max_completion_tokens": _nothing,
     "parallel_tool_calls": _nothing,
-    "temperature": _temperature,
-    "top_p": _as_is("top_p"),
-    "top_k": _as_is("top_k"),
-    "cache_control": _as_is("cache_control"),
-    "thinking": _as_is("thinking"),
-    "stop": _stop,
+    "temperature": _TO.temperature,
+    "top_p": as_is("top_p"),
+    "top_k": as_is("top_k"),
+    "cache_control": as_is("cache_control"),
+    "thinking": as_is("thinking"),
+    "stop": stop,
     "response_format": _response_format,
     "reasoning_effort": _effort,
     "tools": _tools,
     "tool_choice": _tool_choice,
-    "n": _only("n", 1),
-    "logprobs": _only("logprobs", False),
-    "top_logprobs": _only("top_logprobs", 0),
-    "frequency_penalty": _only("frequency_penalty", 0),
-    "presence_penalty": _only("presence_penalty", 0),
-    "logit_bias": _only("logit_bias", {}),
-    "modalities": _only("modalities", ["text"]),
-    "service_tier": _only("service_tier", *_TIERS_ASKED),
+    "n": _TO.only("n", 1),
+    "logprobs": _TO.only("logprobs", False),
+    "top_logprobs": _TO.only("top_logprobs", 0),
+    "frequency_penalty": _TO.only("frequency_penalty", 0),
+    "presence_penalty": _TO.only("presence_penalty", 0),
+    "logit_bias": _TO.only("logit_bias", {}),
+    "modalities": _TO.only("modalities", ["text"]),
+    "service_tier": _TO.only("service_tier", *_TIERS_ASKED),
 }
 
 
@@ -173,7 +137,7 @@ def _conversation(messages: list[Any]) -> tuple[list[Block], list[Block]]:
         role = message.get("role") if isinstance(message, dict) else None
         if role in ("system", "developer"):
             if turns:
-                raise _cannot("a system message after the first turn")
+                raise _TO.cannot("a system message after the first turn")
             system += _content(message.get("content"))
             continue
         speaker, blocks = _turn(role, message)
@@ -192,7 +156,7 @@ def _turn(role: Any, message: JsonObject) -> tuple[str, list[Block]]:
         return "user", [result]
     if role == "assistant":
         return "assistant", _content(message.get("content")) + [_tool_use(call) for call in message.get("tool_calls") or ()]
-    raise _cannot(f"a message of role {role!r}")
+    raise _TO.cannot(f"a message of role {role!r}")
 
 
 def _tool_use(call: Any) -> Block:
@@ -220,7 +184,7 @@ def _part(part: Any) -> Block:
     elif kind == "image_url":
         made = {"type": "image", "source": _image(part["image_url"])}
     else:
-        raise _cannot(f"content of type {kind!r}")
+        raise _TO.cannot(f"content of type {kind!r}")
     if "cache_control" in part:
         made["cache_control"] = part["cache_control"]
     elif isinstance(part.get("prompt_cache_breakpoint"), dict):
@@ -234,7 +198,7 @@ def _cache_control(ttl: Any) -> Block:
         return {"type": "ephemeral"}
     if ttl in ("30m", "1h"):
         return {"type": "ephemeral", "ttl": "1h"}
-    raise _cannot(f"a prompt_cache_breakpoint kept for {ttl!r}")
+    raise _TO.cannot(f"a prompt_cache_breakpoint kept for {ttl!r}")
 
 
 def _image(image: Any) -> Block:
@@ -297,18 +261,6 @@ def read_usage(provider: str, usage: Any, asked_for_hour: bool) -> Usage:
         raise unreadable(provider, "with usage that can't be", "usage_unreadable")
     total = plain + read + written  # type: ignore[operator]
     return Usage(input_tokens=total, output_tokens=output, cache_read_tokens=read, cache_write_tokens=short, cache_write_1h_tokens=hour)  # type: ignore[arg-type]
-
-
-def chat_usage(usage: Usage) -> JsonObject:
-    """Usage as a chat completion shows it."""
-    details = {"cached_tokens": usage.cache_read_tokens, "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_1h_tokens}
-    total = usage.input_tokens + usage.output_tokens
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": total,
-        "prompt_tokens_details": details,
-    }
 
 
 def tier_of(usage: JsonObject) -> str:

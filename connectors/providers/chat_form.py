@@ -32,8 +32,13 @@ def read_completion(provider: str, asked: str, body: JsonObject, request_id: str
     finish = _finish(body)
     if finish is None:
         raise Charged(f"{provider} billed an answer without a readable choice; ask again", usage=usage, request_id=request_id)
+    return ProviderReply(body, usage, finish, request_id, tier_named(tier_from))
+
+
+def tier_named(tier_from: Any) -> str:
+    """The service tier that a reply names, as prices know it."""
     tier = tier_from if tier_from is None or isinstance(tier_from, str) else "unreadable"
-    return ProviderReply(body, usage, finish, request_id, _TIERS.get(tier) or str(tier))
+    return _TIERS.get(tier) or str(tier)
 
 
 def read_usage(provider: str, usage: Any) -> Usage:
@@ -47,6 +52,17 @@ def read_usage(provider: str, usage: Any) -> Usage:
     refuse_unknown(provider, usage.get("completion_tokens_details"), COMPLETION_DETAILS)
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     return counted(provider, prompt, completion, details)
+
+
+def chat_usage(usage: Usage) -> JsonObject:
+    """Usage as a chat completion shows it."""
+    written = usage.cache_write_tokens + usage.cache_write_1h_tokens + usage.cache_write_12h_tokens
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read_tokens, "cache_write_tokens": written},
+    }
 
 
 def counted(provider: str, total: Any, output: Any, details: JsonObject) -> Usage:

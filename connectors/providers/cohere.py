@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from ...pipeline.errors import Charged
 from ...pipeline.models import Model
-from ...pipeline.ports import ProviderReply
+from ...pipeline.ports import Begun, ProviderReply
 from ...schemas.record import JsonObject
 from .cohere_form import read_usage, to_chat, to_completion
-from .failures import loads
 from .rate_headers import rates_seen
+from .stream_form import COHERE
 from .transport import Transport, call_headers, parse_base_url
 
 COHERE_URL = "https://api.cohere.com"
@@ -24,10 +24,12 @@ class CohereProvider:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._transport = Transport("cohere", headers, "COHERE_API_KEY", api_key)
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         """See `Provider.complete`."""
-        headers, raw = await self._transport.post(self._url, to_chat(model, body), timeout, call_headers(metadata))
-        reply = loads("cohere", raw)
+        request = {**to_chat(model, body), "stream": bool(body.get("stream"))}
+        headers, reply = await self._transport.ask(self._url, request, timeout, call_headers(metadata), COHERE, begun)
         usage = read_usage(reply.get("usage"))
         request_id = str(reply.get("id") or headers.get("x-request-id") or "")
         made = to_completion(model, reply, int(time.time()))

@@ -4,7 +4,6 @@ A field that would change the answer and has no counterpart is `Rejected`, never
 fields without effect on the text: `user`, `store`, `metadata` and OpenAI's own controls of its prompt cache.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from ...pipeline.errors import Rejected
@@ -12,7 +11,9 @@ from ...pipeline.models import Model
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
 from .failures import unreadable
+from .fields import Limited, Put, as_is, convert, stop
 
+_TO = Limited("Cohere")
 _FINISH = {
     "COMPLETE": "stop",
     "STOP_SEQUENCE": "stop",
@@ -33,46 +34,11 @@ def to_chat(model: Model, body: JsonObject) -> JsonObject:
         request["max_tokens"] = limit
     if body.get("tools"):
         request["tools"] = [_tool(tool) for tool in body["tools"]]
-    for name, value in body.items():
-        if value is None or name in _WITHOUT_EFFECT or name in _READ_ELSEWHERE:
-            continue
-        convert = _FIELDS.get(name)
-        if convert is None:
-            raise _cannot(f"{name!r}")
-        convert(request, value)
+    convert(request, body, _FIELDS, _WITHOUT_EFFECT | _READ_ELSEWHERE, _TO)
     return request
 
 
-def _cannot(what: str) -> Rejected:
-    return Rejected(f"Cohere can't be asked with {what}; leave it out, or ask a model of another provider", code="unsupported_by_provider")
-
-
 # --- fields ----------------------------------------------------------------------------------------------------------
-
-
-def _as(name: str) -> Callable[[JsonObject, Any], None]:
-    def put(request: JsonObject, value: Any) -> None:
-        request[name] = value
-
-    return put
-
-
-def _only(name: str, *neutral: Any) -> Callable[[JsonObject, Any], None]:
-    def check(request: JsonObject, value: Any) -> None:
-        if value not in neutral:
-            raise _cannot(f"{name} = {value!r}")
-
-    return check
-
-
-def _temperature(request: JsonObject, value: Any) -> None:
-    if isinstance(value, (int, float)) and value > 1:
-        raise _cannot("a temperature above 1")
-    request["temperature"] = value
-
-
-def _stop(request: JsonObject, value: Any) -> None:
-    request["stop_sequences"] = [value] if isinstance(value, str) else value
 
 
 def _response_format(request: JsonObject, value: Any) -> None:
@@ -82,7 +48,7 @@ def _response_format(request: JsonObject, value: Any) -> None:
     elif kind == "json_schema" and isinstance(value.get("json_schema"), dict):
         request["response_format"] = {"type": "json_object", "schema": value["json_schema"].get("schema") or {}}
     elif kind != "text":
-        raise _cannot("a response_format other than text, json_object or json_schema")
+        raise _TO.cannot("a response_format other than text, json_object or json_schema")
 
 
 def _tool_choice(request: JsonObject, value: Any) -> None:
@@ -94,26 +60,26 @@ def _tool_choice(request: JsonObject, value: Any) -> None:
     elif isinstance(value, dict) and [(value.get("function") or {}).get("name")] == names:
         request["tool_choice"] = "REQUIRED"
     else:
-        raise _cannot(f"tool_choice {value!r}: one of several functions can't be asked for")
+        raise _TO.cannot(f"tool_choice {value!r}: one of several functions can't be asked for")
 
 
-_FIELDS: dict[str, Callable[[JsonObject, Any], None]] = {
-    "temperature": _temperature,
-    "top_p": _as("p"),
-    "top_k": _as("k"),
-    "seed": _as("seed"),
-    "frequency_penalty": _as("frequency_penalty"),
-    "presence_penalty": _as("presence_penalty"),
-    "stop": _stop,
+_FIELDS: dict[str, Put] = {
+    "temperature": _TO.temperature,
+    "top_p": as_is("p"),
+    "top_k": as_is("k"),
+    "seed": as_is("seed"),
+    "frequency_penalty": as_is("frequency_penalty"),
+    "presence_penalty": as_is("presence_penalty"),
+    "stop": stop,
     "response_format": _response_format,
     "tool_choice": _tool_choice,
-    "n": _only("n", 1),
-    "logprobs": _only("logprobs", False),
-    "top_logprobs": _only("top_logprobs", 0),
-    "logit_bias": _only("logit_bias", {}),
-    "modalities": _only("modalities", ["text"]),
-    "parallel_tool_calls": _only("parallel_tool_calls", True),
-    "service_tier": _only("service_tier", "auto", "default"),
+    "n": _TO.only("n", 1),
+    "logprobs": _TO.only("logprobs", False),
+    "top_logprobs": _TO.only("top_logprobs", 0),
+    "logit_bias": _TO.only("logit_bias", {}),
+    "modalities": _TO.only("modalities", ["text"]),
+    "parallel_tool_calls": _TO.only("parallel_tool_calls", True),
+    "service_tier": _TO.only("service_tier", "auto", "default"),
 }
 
 
@@ -135,7 +101,7 @@ def _message(message: Any) -> JsonObject:
         if message.get("tool_calls"):
             made["tool_calls"] = message["tool_calls"]
         return made
-    raise _cannot(f"a message of role {role!r}")
+    raise _TO.cannot(f"a message of role {role!r}")
 
 
 def _content(content: Any) -> Any:
@@ -153,14 +119,14 @@ def _part(part: Any) -> JsonObject:
     if kind == "image_url":
         image = part.get("image_url")
         return {"type": "image_url", "image_url": {"url": image} if isinstance(image, str) else image}
-    raise _cannot(f"content of type {kind!r}")
+    raise _TO.cannot(f"content of type {kind!r}")
 
 
 def _tool(tool: Any) -> JsonObject:
     if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
-        raise _cannot("tools other than functions")
+        raise _TO.cannot("tools other than functions")
     if tool["function"].get("strict"):
-        raise _cannot("strict functions")  # here a switch for all of them at once
+        raise _TO.cannot("strict functions")  # here a switch for all of them at once
     return {"type": "function", "function": tool["function"]}
 
 

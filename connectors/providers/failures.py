@@ -111,6 +111,16 @@ def unreadable(provider: str, why: str, code: str = "unreadable_reply") -> Ambig
     return Ambiguous(f"{provider} answered, but {why}; the call may have been billed and is booked at its cap", code=code)
 
 
+def cut(provider: str) -> Ambiguous:
+    """A stream that ended before its last event."""
+    return unreadable(provider, "with a stream that breaks off")
+
+
+def failed_midway(provider: str, raw: bytes) -> Ambiguous:
+    """A stream that says, after it began well, that it failed. `raw`: the event."""
+    return Ambiguous(f"{provider} failed while it answered{_said(raw)[1]}; the call may have been billed", code="provider_failed")
+
+
 def refuse_unknown(provider: str, details: Any, known: frozenset[str]) -> None:
     """Raises `Ambiguous` where a breakdown of tokens counts some of a kind that nobody here knows: it may have its own price."""
     for name, value in details.items() if isinstance(details, dict) else ():

@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 
 from ...pipeline.errors import EngineError, Rejected, Unavailable
-from ...pipeline.models import Model
+from ...pipeline.models import Api, Model
 from ...pipeline.ports import BatchStatus, RowResult
 from ...pipeline.provider_batch import BatchTraits
 from .batch_errors import translated
 from .chat_form import read_completion
 from .failures import failure
 from .openai import OPENAI_URL, OpenAIProvider
+from .responses_form import read_response
 
 TRAITS = BatchTraits(rows=50_000, file_bytes=200_000_000)
 KEY = "engine_batch"
@@ -22,6 +23,7 @@ CLOCKS_S = 3600
 """Their clock and ours differ by less."""
 FILE_LIVES_S = 3 * 86_400
 """Longer than any batch."""
+ENDPOINTS: Mapping[Api, str] = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}
 _ENDED = frozenset({"completed", "expired", "cancelled"})
 
 
@@ -38,10 +40,11 @@ class OpenAIBatches:
 
     def line(self, model: Model, custom_id: str, body: Mapping[str, Any]) -> bytes:
         """See `BatchProvider.line`."""
-        sent = self._form.request(model, dict(body))
+        sent = self._form.request(model, {**body, "stream": None})
         # A batch is a tier of its own.
         sent.pop("service_tier", None)
-        return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": sent})
+        sent.pop("stream", None)
+        return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": ENDPOINTS[model.api], "body": sent})
 
     async def upload(self, key: str, path: Path) -> str:
         """See `BatchProvider.upload`."""
@@ -57,9 +60,11 @@ class OpenAIBatches:
 
     async def create(self, key: str, file_id: str, path: Path, *, timeout: float) -> str:
         """See `BatchProvider.create`."""
+        with path.open("rb") as file:
+            endpoint = orjson.loads(file.readline())["url"]  # of all its lines: a file is of one model
         async with translated("openai", self._error, paid=True):
             made = await self._client.batches.create(
-                input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h", metadata={KEY: key}, timeout=timeout
+                input_file_id=file_id, endpoint=endpoint, completion_window="24h", metadata={KEY: key}, timeout=timeout
             )
             return made.id
 
@@ -139,6 +144,8 @@ def read_line(model: Model, line: str) -> RowResult:
         if status != 200 or not isinstance(body, dict):
             code = status if isinstance(status, int) and status >= 300 else 500
             raise failure("openai", "OPENAI_API_KEY", code, {}, orjson.dumps(body), 0.0)
-        return RowResult(custom_id, read_completion("openai", model.provider_model, body, str(response.get("request_id") or ""), None))
+        # By what it is: the model's setting may have been changed since the batch was made.
+        read = read_response if body.get("object") == "response" else read_completion
+        return RowResult(custom_id, read("openai", model.provider_model, body, str(response.get("request_id") or ""), None))
     except EngineError as meant:
         return RowResult(custom_id, meant)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from ...pipeline.errors import Ambiguous, Charged, Rejected
 from ...pipeline.models import Model
-from ...pipeline.ports import ProviderReply
+from ...pipeline.ports import Begun, ProviderReply
 from ...schemas.answers import Usage
 from ...schemas.record import JsonObject
 from ..simulated_bill import Bill, price
 from ..simulated_cache import Rules, SimulatedCache, prompt_of_chat
 from ..simulated_forms import completion
 from ..simulation import UNBILLED_FAULTS, FaultRule, Faults, answer, asked_of_chat
-from .failures import failure, unreadable
+from .failures import failed_midway, failure, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,9 @@ class SimulatedProvider:
         self.cache = SimulatedCache()
         self._numbers = itertools.count(1)
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         """See `Provider.complete`."""
         try:
             asked = asked_of_chat(model.provider_model, body)
@@ -55,6 +57,8 @@ class SimulatedProvider:
         if fault is not None and fault.kind in UNBILLED_FAULTS:
             await _unbilled(fault, timeout)
         self.cache.began(served, time.time())
+        if begun is not None and body.get("stream"):
+            begun()
         made = answer(asked, self._options.answers)
         usage = served.usage(asked.input_tokens, made.output_tokens)
         request_id = f"sim-{next(self._numbers):08d}"
@@ -79,6 +83,8 @@ async def _unbilled(fault: FaultRule, timeout: float) -> None:
 
 
 async def _billed(fault: FaultRule, timeout: float, usage: Usage, request_id: str) -> None:
+    if fault.kind == "stream-error":
+        raise failed_midway("simulated", b'{"error": {"message": "asked to fail"}}')
     if fault.kind == "drip":
         await asyncio.sleep(min(1.0, timeout / 2))
     elif fault.kind == "no-choices":

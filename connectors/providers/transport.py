@@ -1,7 +1,10 @@
-"""A thin HTTP transport for hot calls: one session, bytes out, bytes in. It never retries and never logs."""
+"""A thin HTTP transport for hot calls: one session, bytes out, bytes or events in. It never retries and never logs."""
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import aiohttp
 import orjson
@@ -9,10 +12,18 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from ...pipeline.errors import Ambiguous, ConfigError, Rejected, Unavailable
+from ...pipeline.ports import Begun
 from ...schemas.record import JsonObject
-from .failures import failure
+from .failures import failure, loads, unreadable
+from .sse import Ends, Event, EventReader
+from .stream_form import StreamForm
 
 CONNECT_S = 10.0
+LAST_BYTES_S = 0.25
+"""So long the end of a stream is waited for whose last event is here: only a connection that was read to its end can be used again."""
+EVENTS = "text/event-stream"
+
+Read = TypeVar("Read")
 
 
 def parse_base_url(provider: str, url: str, setting: str) -> URL:
@@ -57,10 +68,50 @@ class Transport:
                 self._timeouts[seconds] = found
         return found
 
+    async def ask(
+        self, url: URL, body: JsonObject, timeout: float, headers: Mapping[str, str] | None, form: StreamForm, begun: Begun | None
+    ) -> tuple[CIMultiDictProxy[str], JsonObject]:
+        """Headers and the reply, put together where the body asks for a stream. Raises as `post` does."""
+        got: list[Event] | bytes
+        if body.get("stream"):
+            said, got = await self._post_for_events(url, body, timeout, headers, form.ends, begun)
+        else:
+            said, got = await self.post(url, body, timeout, headers)
+        return said, loads(self._provider, got) if isinstance(got, bytes) else form.assemble(self._provider, got)
+
     async def post(
         self, url: URL, body: JsonObject, timeout: float, headers: Mapping[str, str] | None
     ) -> tuple[CIMultiDictProxy[str], bytes]:
         """Headers and body of a reply with status 2xx. Raises `Rejected`, `Unavailable` or `Ambiguous`, as in `failures`."""
+        return await self._exchange(url, body, timeout, headers, aiohttp.ClientResponse.read)
+
+    async def _post_for_events(
+        self, url: URL, body: JsonObject, timeout: float, headers: Mapping[str, str] | None, ends: Ends, begun: Begun | None
+    ) -> tuple[CIMultiDictProxy[str], list[Event] | bytes]:
+        """As `post`, of a reply that comes as a stream: its events; bytes where the server gave a whole reply all the same.
+
+        A stream that was not read up to an event that `ends` it may be cut: that is for the caller to see. `begun` is called with the first
+        event.
+        """
+
+        async def read(reply: aiohttp.ClientResponse) -> list[Event] | bytes:
+            if reply.content_type != EVENTS:
+                return await reply.read()
+            try:
+                return await _read_events(reply, ends, begun)
+            except ValueError as error:
+                raise unreadable(self._provider, f"with a stream that can't be read ({error})") from None
+
+        return await self._exchange(url, body, timeout, headers, read)
+
+    async def _exchange(
+        self,
+        url: URL,
+        body: JsonObject,
+        timeout: float,
+        headers: Mapping[str, str] | None,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[Read]],
+    ) -> tuple[CIMultiDictProxy[str], Read]:
         try:
             payload = orjson.dumps(body)
         except orjson.JSONEncodeError as error:
@@ -70,6 +121,8 @@ class Transport:
             reply = await self._open().post(url, data=payload, headers=headers, timeout=self._timeout(timeout), allow_redirects=False)
             try:
                 status = reply.status
+                if status < 300:
+                    return reply.headers, await read(reply)
                 raw = await reply.read()
             finally:
                 reply.release()
@@ -80,16 +133,35 @@ class Transport:
                 what = f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else f"the connection broke ({_name(error)})"
                 raise Ambiguous(f"{self._provider}: {what} after the call was sent; it may have been billed") from None
             raw = b""
-        if status >= 300:
-            if self._secret:
-                raw = raw.replace(self._secret, b"[key]")
-            raise failure(self._provider, self._key_setting, status, reply.headers, raw, time.time())
-        return reply.headers, raw
+        if self._secret:
+            raw = raw.replace(self._secret, b"[key]")
+        raise failure(self._provider, self._key_setting, status, reply.headers, raw, time.time())
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+async def _read_events(reply: aiohttp.ClientResponse, ends: Ends, begun: Begun | None) -> list[Event]:
+    reader = EventReader()
+    found: list[Event] = []
+    async for piece in reply.content.iter_any():
+        for event in reader.feed(piece):
+            if begun is not None and not found and not _is_error(event):
+                begun()
+            found.append(event)
+            if ends(event):
+                # Whatever becomes of the connection now: the answer is whole.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                    async with asyncio.timeout(LAST_BYTES_S):
+                        await reply.content.read()
+                return found
+    return found
+
+
+def _is_error(event: Event) -> bool:
+    return event.name == "error" or event.data.startswith(b'{"error"')
 
 
 def _name(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from inference_engine.pipeline.errors import Stale
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ledger import OnAmbiguous
 from inference_engine.pipeline.models import Catalogue, Model
-from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.ports import Begun, ProviderReply
 from inference_engine.schemas import packets
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Completion, Failure, LedgerRecord
@@ -49,11 +49,17 @@ class Bill:
     """(time, model, attempt) in the order of arrival."""
     bodies: list[JsonObject] = field(default_factory=list)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
+    begins_s: float = 0.5
+    """After which a streamed answer begins."""
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         self.bodies.append(body)
         self.calls.append((asyncio.get_running_loop().time(), model.name, metadata["attempt"]))
         self.reached.set()
+        if body.get("stream") and begun is not None:
+            asyncio.get_running_loop().call_later(self.begins_s, begun)
         return await self.script(model, len(self.calls))
 
     async def close(self) -> None:

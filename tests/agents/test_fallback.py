@@ -1,13 +1,17 @@
 """A request whose model is not well goes to the next one of its route, and waits where there is none."""
 
 import asyncio
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from inference_engine.connectors.providers.accounts import Accounts
 from inference_engine.pipeline.errors import Ambiguous, Rejected, Unavailable
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.schemas.ledger import Completion, Failure
+from inference_engine.schemas.record import JsonObject
+from inference_engine.schemas.requests import Call
 
 from .payers import REPLY, Bill, World, call, worker
 from .virtual_time import run
@@ -87,6 +91,37 @@ def test_a_request_that_never_had_a_try_ends_like_the_others_where_the_model_sta
     failures = [r for r in world.records() if isinstance(r, Failure)]
     assert {f.error.code for f in failures} == {"provider_unavailable"}
     assert len(failures) == 20
+
+
+def test_requests_that_fail_for_reasons_of_their_own_do_not_keep_the_others_waiting() -> None:
+    """Whoever has not failed yet tries first when the model has rested."""
+
+    @dataclass
+    class Picky(Bill):
+        async def complete(self, model: Model, body: JsonObject, **more: Any) -> ProviderReply:
+            await super().complete(model, body, **more)
+            if body["messages"][0]["content"] == "bad":
+                raise Unavailable("503")
+            return REPLY
+
+    def saying(name: str, text: str) -> Call:
+        return call(name, body={"messages": [{"role": "user", "content": text}]})
+
+    world = World(provider=Picky())
+
+    async def main() -> None:
+        async with worker(world) as one:
+            bad = [one.start(saying(f"b{n}", "bad")) for n in range(20)]
+            await asyncio.sleep(30)
+            before = len(world.provider.calls)
+            await asyncio.gather(*(one.run(saying(f"g{n}", "good")) for n in range(5)))
+            asked = [body["messages"][0]["content"] for body in world.provider.bodies[before:]]
+            assert asked.index("good") <= 1, "behind the one that was trying already"
+            for task in bad:
+                task.cancel()
+
+    run(main())
+    assert world.kinds().count("completion") == 5
 
 
 def test_calls_that_may_have_been_paid_open_the_breaker_too() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from inference_engine.pipeline.errors import Unavailable
 from inference_engine.pipeline.hedge import HedgePolicy
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import ProviderReply
+from inference_engine.pipeline.ports import Begun, ProviderReply
 from inference_engine.pipeline.provider_batch import FLEX_TRIES, WayPrices
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Completion, Intent
@@ -31,7 +31,9 @@ class Tiers(Bill):
         super().__init__()
         self.tiers: list[str] = []
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         tier = str(body.get("service_tier", "default"))
         self.tiers.append(tier)
         await asyncio.sleep(self.takes_s)
@@ -110,6 +112,34 @@ def test_a_busy_flex_tier_holds_up_neither_the_model_nor_the_request() -> None:
     assert provider.tiers.count("flex") == FLEX_TRIES
     assert provider.tiers.count("default") == 2
     assert world.kinds().count("unpaid") == FLEX_TRIES
+
+
+def test_tries_that_flex_turned_away_are_no_failures_of_the_model() -> None:
+    """The plain call that follows may fail once, as any other may, before the next model of the route is asked."""
+
+    class Fails(Tiers):
+        failures = 1
+
+        async def complete(self, model: Model, body: JsonObject, **more: Any) -> ProviderReply:
+            self.calls.append((0.0, model.name, ""))
+            if "service_tier" not in body and self.failures:
+                self.failures -= 1
+                self.tiers.append("failed")
+                raise Unavailable("503")
+            return await super().complete(model, body, **more)
+
+    provider = Fails()
+    provider.busy = 100
+    world = World(provider=provider)
+
+    async def main() -> None:
+        async with worker(world) as one:
+            tiered(one)
+            await one.run(call("r1", "small", "big", deadline_ms=NOW + 3_600_000))
+
+    run(main())
+    assert provider.tiers == ["flex"] * FLEX_TRIES + ["failed", "default"]
+    assert {model for _, model, _ in provider.calls} == {"small"}
 
 
 def test_a_flex_call_is_not_hedged_for_being_slow() -> None:

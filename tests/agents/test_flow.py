@@ -36,7 +36,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import ProviderReply, Vector
+from inference_engine.pipeline.ports import Begun, ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
@@ -61,7 +61,9 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: Begun | None = None
+    ) -> ProviderReply:
         text = body["messages"][-1]["content"]
         await asyncio.sleep(0)
         if "refuse" in text:

@@ -275,6 +275,29 @@ def test_a_model_that_failed_five_times_rests_and_is_tried_by_one_call() -> None
     assert run(main())[5:] == [5 + rest, *[6 + rest] * 4]
 
 
+@pytest.mark.parametrize("lane", list(Lane))
+def test_the_one_that_tries_a_rested_model_is_one_that_has_not_failed_there(lane: Lane) -> None:
+    """Whatever its lane; and where all have failed, the next of them."""
+
+    async def main() -> list[str]:
+        one = Limits(dict.fromkeys(Lane, 10), clock=asyncio.get_running_loop().time, breaker=BreakerPolicy(threshold=1))
+        order: list[str] = []
+
+        async def ask(name: str, lane: Lane, *, failed: bool, well: bool) -> None:
+            permit = await one.acquire(MODEL, lane, name, 1, failed=failed)
+            order.append(name)
+            permit.well = well
+            permit.release()
+
+        await ask("opens it", Lane.STANDARD, failed=False, well=False)
+        failed = [asyncio.create_task(ask(name, Lane.EXPRESS, failed=True, well=False)) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        await asyncio.gather(ask("new", lane, failed=False, well=False), *failed)
+        return order
+
+    assert run(main()) == ["opens it", "new", "a", "b"]
+
+
 def test_a_try_that_is_called_off_does_not_shut_the_model_for_good() -> None:
     async def main() -> float:
         one, loop = limits(), asyncio.get_running_loop()

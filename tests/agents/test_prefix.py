@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,33 @@ def test_one_call_goes_first_and_the_rest_follow_when_it_is_back() -> None:
     assert max(times) < 2 * LATENCY_S  # all at once then
     assert all(is_marked(body) for body in one.provider.bodies)
     assert paid(one) == 20
+
+
+def test_of_a_streamed_answer_only_the_beginning_is_waited_for() -> None:
+    """From then on the entry can be read; the rest of the answer may take long."""
+    one = world(answers_after(9.0))
+    one.settings = replace(one.settings, stream=True)
+
+    async def main() -> None:
+        async with worker(one) as w:
+            await asyncio.gather(*(w.run(sharing(str(i))) for i in range(20)))
+
+    run(main())
+    times = [at for at, _, _ in one.provider.calls]
+    assert one.provider.begins_s <= times[1] <= max(times) < 1.0
+    assert all(is_marked(body) and body["stream"] for body in one.provider.bodies)
+    assert paid(one) == 20
+
+
+def test_streams_are_asked_for_only_where_that_is_set() -> None:
+    one = world()
+
+    async def main() -> None:
+        async with worker(one) as w:
+            await w.run(sharing("1"))
+
+    run(main())
+    assert ["stream" in body for body in one.provider.bodies] == [False]
 
 
 def test_two_groups_do_not_wait_for_each_other() -> None:

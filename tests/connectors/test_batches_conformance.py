@@ -3,9 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from inference_engine.connectors.models_toml import load_catalogue
@@ -29,6 +30,7 @@ from inference_engine.schemas.record import JsonObject
 
 NAMES: dict[str, tuple[ProviderName, str]] = {
     "openai": ("openai", "gpt-4o-mini"),
+    "openai-responses": ("openai", "gpt-4o-mini"),
     "anthropic": ("anthropic", "claude-haiku-4-5"),
     "simulated": ("simulated", "sim-economy"),
 }
@@ -60,7 +62,7 @@ class Side:
     @property
     def model(self) -> Model:
         provider, name = NAMES[self.name]
-        return Model(name, provider, name, "economy", 100_000, 4_000)
+        return Model(name, provider, name, "economy", 100_000, 4_000, api="responses" if "responses" in self.name else "chat")
 
     def path(self, texts: list[str], key: str = "k1") -> Path:
         path = self.folder / f"{key}.jsonl"
@@ -88,8 +90,8 @@ async def side(name: str, folder: Path, options: BatchOptions) -> AsyncIterator[
     async with SimulatedServer(ServerOptions(batches=options, api_key="sk-test")) as server:
         store = server.batches.batches
         store._clock = clock
-        batches = OpenAIBatches("sk-test", f"{server.url}/v1") if name == "openai" else AnthropicBatches("sk-test", server.url)
-        kept = server.batches.files if name == "openai" else store._batches
+        batches = OpenAIBatches("sk-test", f"{server.url}/v1") if name.startswith("openai") else AnthropicBatches("sk-test", server.url)
+        kept = server.batches.files if name.startswith("openai") else store._batches
         yield Side(name, batches, store, server.faults, server.bill, clock, folder, lambda: len(kept))
         await batches.close()
 
@@ -118,12 +120,12 @@ async def test_a_batch_is_worked_on_then_ended_and_each_row_is_billed_at_the_bat
         assert s.bill.pico == sum(price(s.model.provider_model, r.usage, "batch") for r in rows.values() if isinstance(r, ProviderReply))
 
 
-CACHED = {"openai": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "simulated": "sim-economy"}
+CACHED = {"openai": "gpt-5-mini", "openai-responses": "gpt-5-mini", "anthropic": "claude-haiku-4-5", "simulated": "sim-economy"}
 
 
 async def test_rows_that_share_a_marked_prefix_read_it_from_the_cache_at_the_batch_price(name: str, tmp_path: Path) -> None:
     async with side(name, tmp_path, BatchOptions(turnaround_s=60)) as s:
-        model = load_catalogue(None).get(CACHED[name])
+        model = replace(load_catalogue(None).get(CACHED[name]), api=s.model.api)
         today = day_of(time.time_ns() // 1_000_000)
         shared = "word " * 5_000
         bodies: list[JsonObject] = [
@@ -263,6 +265,25 @@ async def test_a_batch_in_a_folder_goes_on_in_another_process_and_is_billed_once
     async with side("simulated", tmp_path, options) as third:
         assert list(await third.rows(batch)) == ["k1-0"]
         assert third.bill.calls == 0
+
+
+async def test_lines_go_to_the_endpoint_that_the_model_is_asked_by(tmp_path: Path) -> None:
+    """A batch has one endpoint, and the url of its lines is the same."""
+    for name, endpoint in (("openai", "/v1/chat/completions"), ("openai-responses", "/v1/responses")):
+        async with side(name, tmp_path, BatchOptions()) as s:
+            await s.submit(["x"], name)
+            (batch,) = s.store.list("openai")
+            assert orjson.loads(s.path(["x"], "k2").read_bytes())["url"] == endpoint
+            assert ("input" in batch.rows[0][1]) is (name == "openai-responses")
+
+
+async def test_a_batch_is_read_by_what_it_holds_though_the_models_setting_has_changed_meanwhile(tmp_path: Path) -> None:
+    async with side("openai-responses", tmp_path, BatchOptions()) as s:
+        batch = await s.submit(["one"])
+        s.clock.seconds += 1
+        (row,) = [row.result async for row in s.batches.results(replace(s.model, api="chat"), batch)]
+        assert isinstance(row, ProviderReply)
+        assert bill(s.model, row.usage, "batch", day_of(time.time_ns() // 1_000_000)) == s.bill.pico
 
 
 def test_a_line_that_is_no_result_is_fetched_again_rather_than_taken_for_one() -> None:

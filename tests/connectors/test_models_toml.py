@@ -100,3 +100,12 @@ def test_models_of_providers_that_are_not_set_up_say_what_is_missing() -> None:
     with pytest.raises(Rejected, match="simulated"):
         catalogue.get("sim-economy")
     assert catalogue.counterfactual("claude-opus-5-5").name == "claude-opus-5-5"
+
+
+def test_a_model_is_asked_by_the_responses_api_where_its_provider_has_one(own: Path) -> None:
+    own.write_text('[models."gpt-6-luna"]\napi = "responses"\n')
+    catalogue = load_catalogue(own)
+    assert (catalogue.get("gpt-6-luna").api, catalogue.get("gpt-6.1-terra").api) == ("responses", "chat")
+    own.write_text('[models."claude-opus-5-5"]\napi = "responses"\n')
+    with pytest.raises(ConfigError, match="anthropic"):
+        load_catalogue(own)

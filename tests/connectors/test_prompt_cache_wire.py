@@ -1,6 +1,7 @@
 """Marks on the wire: what the planner says reaches each provider in its own words, and the usage that comes back is billed."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from inference_engine.connectors.providers.simulated import SimulatedProvider
 from inference_engine.connectors.simulated_server import SimulatedServer
 from inference_engine.pipeline.billing import bill, day_of, split_savings
 from inference_engine.pipeline.errors import Rejected
-from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.models import Api, Model
 from inference_engine.pipeline.ports import Provider
 from inference_engine.pipeline.prefix import Mark, Marks, marked
 from inference_engine.schemas.record import JsonObject
@@ -26,6 +27,8 @@ TOKENS = 4 + len(SYSTEM) // 4
 MAKERS: dict[str, tuple[str, Callable[[str], Provider]]] = {
     "openai": ("gpt-6-luna", lambda url: OpenAIProvider(KEY, f"{url}/v1")),
     "openai-sdk": ("gpt-6-luna", lambda url: OpenAISdkProvider(KEY, f"{url}/v1")),
+    "openai-responses": ("gpt-6-luna", lambda url: OpenAIProvider(KEY, f"{url}/v1")),
+    "openai-responses-sdk": ("gpt-6-luna", lambda url: OpenAISdkProvider(KEY, f"{url}/v1")),
     "anthropic": ("claude-sonnet-5-5", lambda url: AnthropicProvider(KEY, url)),
     "anthropic-sdk": ("claude-sonnet-5-5", lambda url: AnthropicSdkProvider(KEY, url)),
     "simulated": ("sim-standard", lambda url: SimulatedProvider()),
@@ -46,13 +49,13 @@ async def server() -> AsyncIterator[SimulatedServer]:
         yield running
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", list(MAKERS))
-async def test_the_first_call_writes_and_the_second_reads(name: str, server: SimulatedServer) -> None:
+async def test_the_first_call_writes_and_the_second_reads(name: str, stream: bool, server: SimulatedServer) -> None:
     model_name, make = MAKERS[name]
-    model, provider = CATALOGUE.get(model_name), make(server.url)
-    replies = [
-        await provider.complete(model, with_marks(model, asked(question)), timeout=5, metadata={}) for question in ("How?", "Why is that?")
-    ]
+    model, provider = replace(CATALOGUE.get(model_name), api="responses" if "responses" in name else "chat"), make(server.url)
+    bodies = [{**with_marks(model, asked(question)), "stream": stream} for question in ("How?", "Why is that?")]
+    replies = [await provider.complete(model, body, timeout=5, metadata={}) for body in bodies]
     first, second = (reply.usage for reply in replies)
     assert (first.cache_read_tokens, first.cache_write_tokens) == (0, TOKENS)
     assert (second.cache_read_tokens, second.cache_write_tokens) == (TOKENS, 0)
@@ -71,6 +74,20 @@ async def test_a_lifetime_of_an_hour_is_written_at_its_own_price(server: Simulat
     reply = await provider.complete(model, with_marks(model, asked("How?"), "1h"), timeout=5, metadata={})
     assert (reply.usage.cache_write_tokens, reply.usage.cache_write_1h_tokens) == (0, TOKENS)
     assert server.bill.pico == bill(model, reply.usage, "standard", day_of(1_795_000_000_000))
+    await provider.close()
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_twelve_hours_are_told_by_responses_and_billed_at_their_own_price(api: Api, server: SimulatedServer) -> None:
+    """A chat completion's usage does not say how long a write is kept; a response's does."""
+    model, provider = replace(CATALOGUE.get("gpt-6-luna"), api=api), OpenAIProvider(KEY, f"{server.url}/v1")
+    part = {"type": "text", "text": SYSTEM, "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
+    body = {"messages": [{"role": "system", "content": [part]}, {"role": "user", "content": "How?"}], "max_tokens": 50}
+    reply = await provider.complete(model, {**body, "prompt_cache_options": {"mode": "explicit"}}, timeout=5, metadata={})
+    told = (reply.usage.cache_write_tokens, reply.usage.cache_write_12h_tokens)
+    assert told == ((TOKENS, 0) if api == "chat" else (0, TOKENS))
+    ours = bill(model, reply.usage, "standard", day_of(1_795_000_000_000))
+    assert (ours == server.bill.pico) is (api == "responses")
     await provider.close()
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any
 
+import orjson
 import pytest
 
 from inference_engine.connectors.models_toml import load_catalogue
@@ -13,6 +14,7 @@ from inference_engine.connectors.providers.anthropic_form import to_messages
 from inference_engine.connectors.providers.chat_form import read_completion
 from inference_engine.connectors.providers.failures import failure, retry_after, same_model
 from inference_engine.connectors.providers.openai import OpenAIProvider
+from inference_engine.connectors.providers.openai_batches import OpenAIBatches
 from inference_engine.connectors.providers.responses_usage import read_responses_usage
 from inference_engine.connectors.providers.simulated import SimulatedOptions
 from inference_engine.pipeline.billing import bill, day_of
@@ -214,8 +216,18 @@ def test_a_dearer_mode_is_not_billed_as_plain(more: dict[str, str]) -> None:
 
 
 def test_at_openai_itself_the_tier_is_certain_and_the_limit_goes_by_its_new_name() -> None:
-    sent = OpenAIProvider("sk-x").request(LUNA, ask(max_tokens=9, stream=True, stream_options={}))
+    sent = OpenAIProvider("sk-x").request(LUNA, ask(max_tokens=9, stream=False, stream_options={}))
     assert sent == ask(model="gpt-6-luna", max_completion_tokens=9, service_tier="default")
+
+
+def test_a_stream_is_always_asked_to_tell_its_usage() -> None:
+    sent = OpenAIProvider("sk-x").request(LUNA, ask(stream=True, stream_options={"include_usage": False, "include_obfuscation": False}))
+    assert sent["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+
+
+def test_a_row_of_a_batch_is_never_a_stream() -> None:
+    line = orjson.loads(OpenAIBatches("sk-x").line(LUNA, "a-1", ask(stream=True, stream_options={"include_usage": True})))
+    assert not {"stream", "stream_options", "service_tier"} & set(line["body"])
 
 
 def test_other_servers_get_the_body_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""One suite over every provider: thin transports, the official SDKs as the yardstick, and the one in process."""
+"""One suite over every provider, in one piece and as a stream: thin transports, the SDKs as the yardstick, and the one in process."""
 
 import asyncio
 import socket
@@ -21,8 +21,8 @@ from inference_engine.connectors.providers.vllm import VllmProvider
 from inference_engine.connectors.simulated_server import ServerOptions, SimulatedServer
 from inference_engine.pipeline.billing import bill, cap, day_of
 from inference_engine.pipeline.errors import Ambiguous, Charged, EngineError, Rejected, Unavailable
-from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import Provider, ProviderReply
+from inference_engine.pipeline.models import Api, Model
+from inference_engine.pipeline.ports import Begun, Provider, ProviderReply
 from inference_engine.schemas.record import JsonObject
 
 KEY = "sk-test-0123456789abcdef"
@@ -32,13 +32,16 @@ SIM = load_catalogue().get("sim-standard")
 MAKERS: dict[str, Callable[[str], Provider]] = {
     "openai": lambda url: OpenAIProvider(KEY, f"{url}/v1"),
     "openai-sdk": lambda url: OpenAISdkProvider(KEY, f"{url}/v1"),
+    "openai-responses": lambda url: OpenAIProvider(KEY, f"{url}/v1"),
+    "openai-responses-sdk": lambda url: OpenAISdkProvider(KEY, f"{url}/v1"),
     "vllm": lambda url: VllmProvider(f"{url}/v1"),
     "anthropic": lambda url: AnthropicProvider(KEY, url),
     "anthropic-sdk": lambda url: AnthropicSdkProvider(KEY, url),
     "cohere": lambda url: CohereProvider(KEY, url),
     "simulated": lambda url: SimulatedProvider(),
 }
-OVER_HTTP = [name for name in MAKERS if name != "simulated"]
+WAYS = [f"{name}{way}" for name in MAKERS for way in ("", "+stream")]
+OVER_HTTP = [way for way in WAYS if not way.startswith("simulated")]
 
 
 @dataclass
@@ -48,9 +51,15 @@ class Rig:
     name: str
     provider: Provider
     server: SimulatedServer
+    stream: bool = False
 
-    async def ask(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> ProviderReply:
-        return await self.provider.complete(model, body, timeout=timeout, metadata={"attempt": "attempt-1"})
+    async def ask(
+        self, body: JsonObject, timeout: float = 5.0, model: Model = SIM, provider: Provider | None = None, begun: Begun | None = None
+    ) -> ProviderReply:
+        sent = {**body, "stream": True} if self.stream else body
+        model = replace(model, api="responses") if "responses" in self.name else model
+        asked = provider or self.provider
+        return await asked.complete(model, sent, timeout=timeout, metadata={"attempt": "attempt-1"}, begun=begun)
 
     async def fails(self, body: JsonObject, timeout: float = 5.0, model: Model = SIM) -> EngineError:
         with pytest.raises(EngineError) as caught:
@@ -69,17 +78,19 @@ async def server() -> AsyncIterator[SimulatedServer]:
         yield running
 
 
-@pytest.fixture(params=list(MAKERS))
+@pytest.fixture(params=WAYS)
 async def rig(request: pytest.FixtureRequest, server: SimulatedServer) -> AsyncIterator[Rig]:
-    provider = MAKERS[request.param](server.url)
-    yield Rig(request.param, provider, server)
+    name, _, stream = request.param.partition("+")
+    provider = MAKERS[name](server.url)
+    yield Rig(name, provider, server, bool(stream))
     await provider.close()
 
 
 @pytest.fixture(params=OVER_HTTP)
 async def wire(request: pytest.FixtureRequest, server: SimulatedServer) -> AsyncIterator[Rig]:
-    provider = MAKERS[request.param](server.url)
-    yield Rig(request.param, provider, server)
+    name, _, stream = request.param.partition("+")
+    provider = MAKERS[name](server.url)
+    yield Rig(name, provider, server, bool(stream))
     await provider.close()
 
 
@@ -110,7 +121,6 @@ BODIES: dict[str, JsonObject] = {
             {"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "three"}]},
         ],
         "temperature": 0.5,
-        "stop": ["END"],
     },
     "picture": chat([{"type": "text", "text": "What is this?"}, PICTURE]),
     "tool": chat("Rain in Rome?", tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "weather"}}),
@@ -172,6 +182,15 @@ async def test_finish_reason_tells_a_cut_answer_and_a_tool_call(rig: Rig) -> Non
     assert (await rig.ask(BODIES["plain"])).finish_reason == "stop"
 
 
+async def test_what_the_responses_api_has_no_words_for_is_rejected_there_and_passes_elsewhere(rig: Rig) -> None:
+    body = chat("Say END", stop=["END"])
+    if "responses" in rig.name:
+        assert (await rig.fails(body)).code == "unsupported_by_provider"
+        assert rig.billed["calls"] == 0
+    else:
+        assert (await rig.ask(body)).finish_reason == "stop"
+
+
 @pytest.mark.parametrize("name", ["openai", "openai-sdk", "vllm", "simulated"])
 async def test_several_choices_pass_through(name: str, server: SimulatedServer) -> None:
     provider = MAKERS[name](server.url)
@@ -202,7 +221,9 @@ async def test_429_says_when_to_come_back_where_the_provider_does(rig: Rig) -> N
     assert bare.retry_after is None
 
 
-@pytest.mark.parametrize("fault", ["500", "502", "504", "billed-500", "drop", "reset", "truncated", "no-usage", "wrong-model"])
+@pytest.mark.parametrize(
+    "fault", ["500", "502", "504", "billed-500", "drop", "reset", "truncated", "no-usage", "wrong-model", "stream-error"]
+)
 async def test_what_may_have_been_billed_is_ambiguous(rig: Rig, fault: str) -> None:
     if fault == "wrong-model" and rig.name == "cohere":
         return  # its replies name no model
@@ -242,13 +263,30 @@ async def test_another_model_in_the_reply_is_noticed(rig: Rig) -> None:
     assert (await rig.fails(chat("[[fault:wrong-model]]"))).code == "wrong_model"
 
 
+async def test_only_a_stream_tells_that_its_answer_has_begun(rig: Rig) -> None:
+    """Once, and before it is over; the SDKs are only a yardstick."""
+    told: list[str] = []
+    await rig.ask(BODIES["plain"], begun=lambda: told.append("begun"))
+    assert told == (["begun"] if rig.stream and not rig.name.endswith("sdk") else [])
+
+
+async def test_a_server_that_does_not_stream_is_understood(wire: Rig) -> None:
+    """A whole reply where a stream was asked for is one all the same."""
+    if wire.name.endswith("sdk"):
+        return  # they insist
+    wire.server.options.streams = False
+    assert essence(await wire.ask(BODIES["tool"])) == essence(
+        await SimulatedProvider().complete(SIM, BODIES["tool"], timeout=5, metadata={})
+    )
+
+
 async def test_a_server_that_is_not_there_is_unavailable(wire: Rig) -> None:
     """Nothing was sent, so nothing can have been billed."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         provider = MAKERS[wire.name](f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(Unavailable):
-            await provider.complete(SIM, BODIES["plain"], timeout=2, metadata={})
+            await wire.ask(BODIES["plain"], timeout=2, provider=provider)
         await provider.close()
 
 
@@ -299,7 +337,8 @@ async def test_calls_at_once_share_the_fsync_of_the_bill(tmp_path: Any) -> None:
     assert len((tmp_path / "bill.jsonl").read_bytes().splitlines()) == 200
 
 
-async def test_real_models_are_billed_alike_on_both_sides(server: SimulatedServer) -> None:
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_real_models_are_billed_alike_on_both_sides(api: Api, server: SimulatedServer) -> None:
     """Our arithmetic on the price table agrees with the table's own, for every real model of the catalogue."""
     openai, anthropic = OpenAIProvider(KEY, f"{server.url}/v1"), AnthropicProvider(KEY, server.url)
     today = day_of(int(time.time() * 1000))
@@ -307,15 +346,19 @@ async def test_real_models_are_billed_alike_on_both_sides(server: SimulatedServe
         if model.provider in ("openai", "anthropic"):
             server.bill.clear()
             provider: Provider = openai if model.provider == "openai" else anthropic
-            reply = await provider.complete(model, chat("How do I change my PIN?"), timeout=5, metadata={})
+            reply = await provider.complete(replace(model, api=api), chat("How do I change my PIN?"), timeout=5, metadata={})
             assert bill(model, reply.usage, reply.service_tier, today) == server.bill.pico > 0, model.name
     await openai.close()
     await anthropic.close()
 
 
-async def test_flex_is_billed_by_the_tier_of_the_reply(server: SimulatedServer) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_flex_is_billed_by_the_tier_of_the_reply(api: Api, stream: bool, server: SimulatedServer) -> None:
     provider = OpenAIProvider(KEY, f"{server.url}/v1")
-    reply = await provider.complete(SIM, chat("cheap, please", service_tier="flex"), timeout=5, metadata={})
+    reply = await provider.complete(
+        replace(SIM, api=api), chat("cheap, please", service_tier="flex", stream=stream), timeout=5, metadata={}
+    )
     assert reply.service_tier == "flex"
     assert bill(SIM, reply.usage, "flex", DAY) == server.bill.pico == bill(SIM, reply.usage, "standard", DAY) // 2
     assert SIM.prices is not None

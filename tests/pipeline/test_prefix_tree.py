@@ -41,6 +41,26 @@ def test_the_first_of_a_group_writes_while_the_others_wait_and_then_read() -> No
     assert [one.land(t, 2_000, cached=2000) for t in tickets[1:]] == [[], []]
 
 
+def test_an_answer_that_begins_wakes_who_waits_for_its_prefix() -> None:
+    one = tree()
+    first, second = (one.enter(path("s", str(i)), 0) for i in range(2))
+    assert one.begun(first, 0) == []  # not sent yet
+    go(one, first)
+    assert one.turn(second, 0) == Wait(b"s")
+    assert one.begun(first, 500) == [b"s"]
+    assert at(go(one, second, 500)) == [2000]
+    assert one.land(first, 9_000, cached=2000) == []
+
+
+def test_an_answer_that_began_and_wrote_nothing_leaves_nothing_to_read() -> None:
+    one = tree()
+    first, *rest = (one.enter(path("s", str(i)), 0) for i in range(3))
+    go(one, first)
+    one.begun(first, 500)
+    one.land(first, 9_000, cached=0)
+    assert [at(go(one, t, 9_000)) for t in rest] == [[], []]
+
+
 def test_a_prompt_that_shares_nothing_is_not_marked() -> None:
     one = tree()
     alone, other = one.enter(path("a", "1"), 0), one.enter(path("b", "1"), 0)
