@@ -43,7 +43,9 @@ class Meaning:
         self.asked: list[str] = []
         self.era = "old"
 
-    async def complete(self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str]) -> ProviderReply:
+    async def complete(
+        self, model: Model, body: JsonObject, *, timeout: float, metadata: Mapping[str, str], begun: object = None
+    ) -> ProviderReply:
         text = body["messages"][-1]["content"]
         await asyncio.sleep(0)
         self.asked.append(text)

@@ -198,7 +198,7 @@ async def test_a_paid_answer_is_a_lesson_where_a_router_that_learns_chose_its_mo
     await stage.on_ledger(event(TOPICS.ledger, packets.ledger.encode([record])))
     assert len(broker.members(TOPICS.answers)) == 1
     [cost] = broker.members(TOPICS.costs)
-    assert cost.get("purpose", "") == ("exploration" if learning else "")
+    assert cost.get("purpose", "") == ("exploration" if learning else "answer")
     assert cost["kind"] == "answer"
     assert [m["chosen"]["model"] for m in broker.members(TOPICS.lessons)] == (["small"] if learning else [])
 
