@@ -135,7 +135,7 @@ class Settings(BaseSettings):
 
     # What it tells
     prometheus_port: int | None = env("PROMETHEUS_PORT", None, "port of the workers' metrics; unset: none", ge=1, le=65535)
-    enable_tracing: bool = env("ENABLE_TRACING", False, "OpenTelemetry spans")
+    enable_tracing: bool = env("ENABLE_TRACING", False, "OpenTelemetry spans; no effect yet")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = env("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod
