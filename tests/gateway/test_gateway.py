@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -313,6 +315,33 @@ async def test_a_caller_beyond_the_limit_is_sent_away_and_those_who_wait_hear_th
     with pytest.raises(Unavailable, match="the gateway stops"):
         await first
     assert asker.waiting == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_gateway_that_is_asked_to_stop_ends_with_0(kafka: str, topic_prefix: str, tmp_path: Path, processes: int) -> None:
+    topics = Topics(topic_prefix)
+    await asyncio.to_thread(create_topics, kafka, [TopicSpec(topics.requests, 1), TopicSpec(topics.responses, 1)])
+    settings = {"KAFKA_BROKERS": kafka, "KAFKA_TOPIC_PREFIX": topic_prefix, "INFERENCE_ENGINE_HOME": str(tmp_path)}
+    gateway = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inference_engine.cli.main", "gateway", "--no-start", "--port", "0"),
+        env={**os.environ, **settings, "API_WORKERS": str(processes)}, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert gateway.stderr is not None
+    said, started = b"", 0
+    try:
+        async with asyncio.timeout(60):
+            while started < processes:
+                line = await gateway.stderr.readline()
+                assert line, said
+                said, started = said + line, started + (b"startup complete" in line)
+            gateway.terminate()
+            said += await gateway.stderr.read()
+            assert await gateway.wait() == 0, said
+    finally:
+        if gateway.returncode is None:
+            gateway.kill()
+    assert b"Traceback" not in said
+    assert b"never retrieved" not in said
 
 
 async def test_without_its_topic_or_its_broker_the_gateway_says_so(kafka: str, topic_prefix: str) -> None:
