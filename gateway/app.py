@@ -190,11 +190,11 @@ async def _answer(gateway: Gateway, tenant: str, question: Question, shown_id: s
             f"no answer within {gateway.timeout_s:g} s. The request goes on and is paid once: ask the same with the header "
             f"`Idempotency-Key: {request_id}` to get its answer",
         )
-        refusal.headers.update(engine_headers(shown_id))
+        refusal.headers.update(engine_headers(request_id, shown_id))
         raise refusal from None
     except EngineError as error:
         raise of_error(error) from error
-    return completion(response), engine_headers(shown_id, response.engine)
+    return completion(response), engine_headers(request_id, shown_id, response.engine)
 
 
 def _prompt_as_message(payload: bytes) -> bytes:
