@@ -13,6 +13,32 @@ BIN := .venv/bin
 LOCK := $(if $(filter 0,$(EMBED)),requirements.lock,requirements-embed.lock)
 SETUP := .venv/done-$(basename $(LOCK))
 UV = $(BIN)/uv pip
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# pip tells each of its retries: what failed is shown, and not how often.
+ERRORS = .venv/install-errors
+SHOW_ERRORS = grep -v '^WARNING: Retrying' $(ERRORS) >&2
+# uv does not know pip's settings; whoever has set them has set them for both.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+LINKS = $(if $(filter-out 0 false no off,$(PIP_NO_INDEX)),--no-index) \
+	$(foreach place,$(PIP_FIND_LINKS),$(if $(findstring ://,$(place))$(wildcard $(place)),--find-links $(place)))
+define WAYS_ROUND
+
+What $(LOCK) names could not be installed: the lines above say which package, and why. Nothing was started.
+Where its index can't be reached, each of these is a way round, for pip and uv alike:
+
+    PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make $(MAKECMDGOALS)
+        a folder of wheels, filled by the same Python on a machine that is like this one:
+        python3 -m pip download -d wheels -r requirements-uv.lock && python3 -m pip download -d wheels -r $(LOCK)
+    PIP_INDEX_URL=ADDRESS make $(MAKECMDGOALS)
+        a mirror (its certificate: PIP_CERT, and SSL_CERT_FILE for uv)
+    HTTPS_PROXY=ADDRESS make $(MAKECMDGOALS)
+        a proxy
+
+EMBED=0 leaves out the embedder, by far the largest part. What is there already is not fetched again.
+endef
+export WAYS_ROUND
 # PyPI's own resolver never runs here: the locks name every package with its hashes.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links $(UPGRADE)
@@ -28,20 +54,19 @@ setup: $(SETUP) ## .venv with everything that the locks name
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later with venv was found. Install one (Debian and Ubuntu: apt install python3-venv)," \
 		"or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-uv.lock \
+	@$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements-uv.lock 2>$(ERRORS) \
 		|| echo "uv can't be installed here: going on with pip, which is slower"
 	@touch $@
 
 # A package that is asked for by hash can't be another one than was tested.
 $(SETUP): $(LOCK) pyproject.toml .venv/done-tools
 	@echo "Installing what $(LOCK) names into .venv"
-	@if $(BIN)/uv --version >/dev/null 2>&1; then \
-		$(UV) install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(LOCK) \
+	@{ if $(BIN)/uv --version >/dev/null 2>&1; then \
+		$(UV) install --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(LINKS) -r $(LOCK) \
 		&& $(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
-	fi
+		$(PIP_INSTALL) --require-hashes -r $(LOCK) && $(PIP_INSTALL) --no-deps --no-build-isolation -e . ; \
+	fi; } 2>$(ERRORS) || { $(SHOW_ERRORS); echo "$$WAYS_ROUND" >&2; exit 1; }
 	@touch $@
 
 run: $(SETUP) ## answer examples/support.jsonl on the embedded stack, then print the cost report

@@ -108,8 +108,7 @@ class Attempt:
     first: Permit | None = None
     """Of the call that this one hedges."""
     tier: str = "standard"
-    """How it is sent, and what a reply that does not say is billed by. A row of a batch is billed as such, though its line reports the
-    plain tier."""
+    """How it is sent. A row of a batch is billed as such, though its line reports the plain tier."""
 
     async def run(self) -> Tried:
         try:
@@ -146,7 +145,7 @@ class Attempt:
         if isinstance(result, Rejected | Unavailable):
             return await self._unpaid(result)
         if isinstance(result, ChargedError):
-            return await self._charged(result, result.usage, self.intent.at_ms)
+            return await self._charged(result)
         if not isinstance(result, AmbiguousError):
             log.error("a provider raised what its port does not allow", provider=self.model.provider, error=repr(result))
             result = AmbiguousError(f"the provider's client failed: {result!r}")
@@ -205,7 +204,7 @@ class Attempt:
     async def _completed(self, reply: ProviderReply) -> Tried:
         intent, request = self.intent, self.call.request
         try:
-            paid = self.p.price(self.model, reply.usage, billed_tier(reply.service_tier, batch=self.tier == "batch"), intent.at_ms)
+            paid = self._paid(reply.usage, reply.service_tier)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
@@ -235,16 +234,21 @@ class Attempt:
         )
         encoded = packets.ledger.encode_one(record)
         if len(encoded) > self.p.settings.max_record_bytes:
-            too_large = ChargedError("the answer is larger than a record of the ledger can be", usage=reply.usage, code="answer_too_large")
-            await self._charged(too_large, reply.usage, intent.at_ms)
+            said = "the answer is larger than a record of the ledger can be"
+            too_large = ChargedError(said, usage=reply.usage, service_tier=reply.service_tier, code="answer_too_large")
+            await self._charged(too_large)
             return Tried("give_up", too_large)
         await self._book(record, encoded)
         crash_at("after_completion")
         return Tried("done")
 
-    async def _charged(self, error: EngineError, usage: Usage, at_ms: int) -> Tried:
+    def _paid(self, usage: Usage, service_tier: str) -> int:
+        """What the call was billed, in pico-dollars. Raises `Unpriced`."""
+        return self.p.price(self.model, usage, billed_tier(service_tier, batch=self.tier == "batch"), self.intent.at_ms)
+
+    async def _charged(self, error: ChargedError) -> Tried:
         try:
-            paid = self.p.price(self.model, usage, self.tier, at_ms)
+            paid = self._paid(error.usage, error.service_tier)
         except Unpriced as unpriced:
             await self._ambiguous(AmbiguousError(f"{error}; {unpriced}"))
             return Tried("give_up", unpriced)
@@ -255,7 +259,7 @@ class Attempt:
                 number=self.intent.number,
                 model=self.model.name,
                 paid_pico=paid,
-                usage=usage,
+                usage=error.usage,
                 reason=str(error),
                 request=self.call.request,
                 at_ms=self.p.now(),

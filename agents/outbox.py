@@ -38,9 +38,18 @@ class Packers:
 class Outbox:
     """All edges of one worker. Partitions follow from fingerprint and scope, so every worker computes the same."""
 
-    def __init__(self, append: Append, topics: Topics, partitions: int, max_members: Callable[[], int] = lambda: MAX_MEMBERS) -> None:
-        """`max_members`: of a packet that is made now."""
+    def __init__(
+        self,
+        append: Append,
+        topics: Topics,
+        partitions: int,
+        max_members: Callable[[], int] = lambda: MAX_MEMBERS,
+        *,
+        semantic: bool = True,
+    ) -> None:
+        """`max_members`: of a packet that is made now. `semantic`: whether requests may share by similarity."""
         self.append = append
+        self.semantic = semantic
         self.topics = topics
         self.partitions = partitions
         self.packers = Packers(
@@ -76,7 +85,7 @@ class Sends:
 
     def miss(self, miss: Miss) -> "asyncio.Future[int]":
         lane = miss.request.lane
-        return self._put(self._box.packers.misses[lane], shard_of(miss), miss, WAIT_S[lane], miss.request)
+        return self._put(self._box.packers.misses[lane], shard_of(miss, semantic=self._box.semantic), miss, WAIT_S[lane], miss.request)
 
     def call(self, call: Call) -> "asyncio.Future[int]":
         lane = call.request.lane
@@ -118,7 +127,7 @@ class Sends:
         await settle(futures)
 
 
-def shard_of(miss: Miss) -> str:
+def shard_of(miss: Miss, *, semantic: bool) -> str:
     """Requests that may share by similarity meet on their scope's partition; the others spread by fingerprint."""
     request = miss.request
-    return request.scope if request.shareable and not miss.skip_semantic else request.fingerprint
+    return request.scope if semantic and request.shareable and not miss.skip_semantic else request.fingerprint

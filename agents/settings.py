@@ -42,7 +42,7 @@ _MAPPINGS: Mapping[str, str] = {
 }
 """Settings that are JSON, and what they look like."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_NOT_FOR_WORKERS = frozenset({"api_host", "api_port", "api_workers", "api_keys_file", "api_timeout_seconds"})
+_NOT_FOR_WORKERS = frozenset({"api_host", "api_port", "api_workers", "api_keys_file", "api_timeout_seconds", "start_timeout_seconds"})
 
 
 class SettingsWarning(UserWarning):
@@ -122,6 +122,14 @@ class Settings(BaseSettings):
 
     # Workers
     workers: int = env("WORKERS", 1, "worker processes of the embedded stack", ge=1, le=64)
+    start_timeout_seconds: float = env(
+        "START_TIMEOUT_SECONDS",
+        90.0,
+        "so long a command waits until the workers that it started are ready",
+        ge=1,
+        le=3600,
+        allow_inf_nan=False,
+    )
     stall_timeout_seconds: float = env(
         "STALL_TIMEOUT_SECONDS", 300.0, "a worker that gets nowhere for so long ends itself", ge=10, le=86_400, allow_inf_nan=False
     )
@@ -141,7 +149,7 @@ class Settings(BaseSettings):
 
     # What it tells
     prometheus_port: int | None = env("PROMETHEUS_PORT", None, "port of the workers' metrics; unset: none", ge=1, le=65535)
-    enable_tracing: bool = env("ENABLE_TRACING", False, "OpenTelemetry spans")
+    enable_tracing: bool = env("ENABLE_TRACING", False, "OpenTelemetry spans; no effect yet")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = env("LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -168,7 +168,9 @@ class Worker:
         self.parts = parts
         self.app = self._app()
         self.throttle = Throttle(parts.throttle)
-        self.outbox = Outbox(self.app.append, parts.topics, parts.partitions, self.throttle.packet_size)
+        self.outbox = Outbox(
+            self.app.append, parts.topics, parts.partitions, self.throttle.packet_size, semantic=parts.semantic is not None
+        )
         self.clerk = Clerk(parts.catalogue)
         self.controls = Controls(parts.brokers, parts.topics.controls)
         self.corrections = Corrections(parts.brokers, parts.topics.corrections)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,8 @@ from ..pipeline.errors import ConfigError
 
 STATE_OPTION = "--state-file"
 SINK = "sink"
+_BEGIN = "--- started "
+"""Begins a line of a child's log, before all that the child itself writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,12 @@ def launch(folder: DataFolder, name: str, command: Sequence[str], environ: Mappi
     """
     folder.state_file(name).unlink(missing_ok=True)
     folder.child_data(name).mkdir(parents=True, exist_ok=True)
+    log = folder.log_file(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{_BEGIN}{datetime.now(UTC).isoformat(timespec='seconds')}\n")
     try:
-        return spawn(command, log=folder.log_file(name), env=environ)
+        return spawn(command, log=log, env=environ)
     except OSError as error:
         raise ConfigError(f"{name} could not be started ({command[0]}: {error}); nothing was lost") from error
 
@@ -107,7 +114,10 @@ def wait_ready(folder: DataFolder, name: str, process: psutil.Process, *, deadli
             raise ConfigError(f"{name} ended before it was ready; no accepted request is lost. {_quoted(folder, name)}")
         if time.monotonic() > deadline:
             stop(process, timeout_s=5.0)
-            raise ConfigError(f"{name} was not ready in time and was stopped; no accepted request is lost. {_quoted(folder, name)}")
+            raise ConfigError(
+                f"{name} was not ready in time and was stopped; no accepted request is lost. On a slow machine, or with much to recover, "
+                f"set START_TIMEOUT_SECONDS higher. {_quoted(folder, name)}"
+            )
 
 
 def ready(folder: DataFolder, name: str, process: psutil.Process) -> Child | None:
@@ -130,4 +140,4 @@ def end(folder: DataFolder, name: str, process: psutil.Process, *, timeout_s: fl
 
 def _quoted(folder: DataFolder, name: str) -> str:
     log = folder.log_file(name)
-    return f"The end of {log}:\n{tail(log)}"
+    return f"The end of {log}:\n{tail(log, after=_BEGIN)}"

@@ -48,7 +48,7 @@ def examine() -> Iterator[Check]:
 
 def _machine(folder: DataFolder, *, external: bool) -> Iterator[Check]:
     yield look.python()
-    yield look.faust_extension()
+    yield look.faust()
     yield look.java(needed=not external)
     yield look.jars(needed=not external)
     yield look.disk(folder)

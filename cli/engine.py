@@ -41,6 +41,7 @@ class Engine:
             specs=specs(settings),
             replication_factor=settings.kafka_replication_factor,
             fingerprint=settings.hash_for_workers(),
+            ready_timeout_s=settings.start_timeout_seconds,
         )
 
     def start(self, say: Say) -> str:

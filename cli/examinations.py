@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 import psutil
 
+from ..agents.safe.runtime import FAUST_VERSION, assert_runtime
 from ..connectors.data_folder import HOME_SETTING, DataFolder
 from ..connectors.embedder import missing_extra
 from ..connectors.java_runtime import find_java
@@ -47,13 +47,16 @@ def python(found: tuple[int, int] = (sys.version_info[0], sys.version_info[1])) 
     return Check("python", "ok", told) if found >= (3, 11) else Check("python", "fail", told, "use Python 3.11 or later")
 
 
-def faust_extension() -> Check:
-    """Without its compiled part Faust works, on twice the CPU per record."""
+def faust() -> Check:
+    """By what a worker asks of it before it starts."""
+    try:
+        assert_runtime()
+    except ConfigError as error:
+        remedy = f"no worker starts: pip install --force-reinstall --only-binary :all: faust-streaming=={FAUST_VERSION}, from a wheel"
+        return Check("faust", "fail", str(error), remedy)
     if os.environ.get("NO_CYTHON"):
         return Check("faust", "warn", "NO_CYTHON is set: the compiled streams are off, a record costs more CPU", "unset NO_CYTHON")
-    if find_spec("faust._cython.streams") is None:
-        return Check("faust", "warn", "the compiled streams are missing, a record costs more CPU", "install faust-streaming from a wheel")
-    return Check("faust", "ok", "compiled streams present")
+    return Check("faust", "ok", f"{FAUST_VERSION}, with its compiled part")
 
 
 def java(*, needed: bool) -> Check:

@@ -1,6 +1,7 @@
 """Asks a question on `requests` and waits for its answer on `responses`: for programs that need the answer now."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -27,13 +28,23 @@ class Asker:
     It belongs to no consumer group: every process hears every answer and keeps the ones that somebody here waits for.
     """
 
-    def __init__(self, brokers: Sequence[str], topics: Topics, *, max_waiting: int = 4096, ask_again_s: float = 30.0) -> None:
-        """`max_waiting` bounds memory. A question without an answer is asked again every `ask_again_s`: the engine pays for it once."""
+    def __init__(
+        self, brokers: Sequence[str], topics: Topics, *, max_waiting: int = 4096, remember: int = 16_384, ask_again_s: float = 30.0
+    ) -> None:
+        """`max_waiting` and `remember` bound memory: so many questions wait, and of so many that no longer do it is known what was asked.
+
+        A question without an answer is asked again every `ask_again_s`: the engine pays for it once.
+        """
         self._brokers = list(brokers)
         self._topics = topics
         self._max_waiting = max_waiting
+        self._remember = remember
         self._ask_again_s = ask_again_s
         self._waiting: dict[bytes, list[asyncio.Future[ResponseLine]]] = {}
+        self._asked: dict[bytes, bytes] = {}
+        """Identity -> digest of its line, of those that wait."""
+        self._earlier: dict[bytes, bytes] = {}
+        """The same of the latest that no longer do: an answer to one of them may still come."""
         self._count = 0
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
@@ -80,10 +91,11 @@ class Asker:
         """The answer, or the error that the engine gives instead of one. `line` is a `RequestLine` of this identity.
 
         Raises `NoAnswerYet` after `timeout_s`, `Unavailable` where Kafka doesn't take the request or too many wait already, `Rejected`
-        where it is too large.
+        where it is too large, or this identity came with another line before.
         """
         if self._count >= self._max_waiting:
             raise Unavailable(f"{self._count} callers wait already; this request was not taken", retry_after=1.0, code="too_many_waiting")
+        self._same(identity, line)
         answer: asyncio.Future[ResponseLine] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(identity.key, []).append(answer)
         self._count += 1
@@ -94,6 +106,16 @@ class Asker:
             raise NoAnswerYet(f"no answer within {timeout_s:g} s") from None
         finally:
             self._forget(identity.key, answer)
+
+    def _same(self, identity: Identity, line: bytes) -> None:
+        # A response says whom it answers, and not what: to another question of the same name it would be a wrong answer.
+        key, digest = identity.key, hashlib.blake2b(line, digest_size=16).digest()
+        if (self._asked.get(key) or self._earlier.get(key, digest)) != digest:
+            raise Rejected(
+                f"{identity.custom_id!r} was asked before with another body: this one was not sent; give it an id of its own",
+                code="idempotency_key_reused",
+            )
+        self._asked[key] = digest
 
     async def _ask(self, identity: Identity, line: bytes, answer: "asyncio.Future[ResponseLine]") -> ResponseLine:
         while True:
@@ -130,8 +152,12 @@ class Asker:
         others = [f for f in self._waiting.get(key, ()) if f is not answer]
         if others:
             self._waiting[key] = others
-        else:
-            self._waiting.pop(key, None)
+            return
+        self._waiting.pop(key, None)
+        self._earlier.pop(key, None)
+        self._earlier[key] = self._asked.pop(key)
+        if len(self._earlier) > self._remember:
+            del self._earlier[next(iter(self._earlier))]
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while True:

@@ -115,8 +115,8 @@ def _kill_group(process: psutil.Process) -> None:
             process.kill()
 
 
-def tail(path: Path, *, lines: int = 20) -> str:
-    """The last lines of a log for an error message; never fails."""
+def tail(path: Path, *, lines: int = 20, after: str | None = None) -> str:
+    """The last lines of a log for an error message; never fails. `after`: only those behind the last line that begins so."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -124,7 +124,9 @@ def tail(path: Path, *, lines: int = 20) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError as error:
         return f"(no log: {error})"
-    return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+    found = text.splitlines()
+    begin = next((i + 1 for i in reversed(range(len(found))) if after is not None and found[i].startswith(after)), 0)
+    return "\n".join(found[begin:][-lines:]) or "(the log is empty)"
 
 
 def allow_open_files(count: int) -> int:

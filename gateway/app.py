@@ -84,10 +84,11 @@ def _add_questions(app: FastAPI, gateway: Gateway, measures: Measures) -> None:
     async def chat_completions(request: Request) -> Response:
         tenant = admitted(gateway, request)
         request_id = _request_id(request)
+        shown_id = request.headers.get("x-request-id") or request_id
         payload = await _payload(request, gateway.door.max_body_bytes)
         question = question_of(payload, request_id, request.headers)
         began = time.perf_counter()
-        body, headers = await _answer(gateway, tenant, question, request_id)
+        body, headers = await _answer(gateway, tenant, question, shown_id)
         measures.answered(body["engine"]["cache"]["tier"], time.perf_counter() - began)
         if question.stream:
             return StreamingResponse(chunks(body, with_usage=question.with_usage), 200, headers, "text/event-stream")
@@ -160,12 +161,15 @@ def admitted(gateway: Gateway, request: Request) -> str:
 
 
 def _request_id(request: Request) -> str:
-    """The caller's own id, so that asking again means the same request; else a new one."""
-    given = request.headers.get("idempotency-key") or request.headers.get("x-request-id")
+    """The caller's own id, so that asking again means the same request; else a new one.
+
+    Not `X-Request-Id`: proxies and tracing give one to several requests. It is given back and means nothing here.
+    """
+    given = request.headers.get("idempotency-key")
     if given is None:
         return f"req-{uuid.uuid4().hex}"
     if not 0 < len(given) <= 256:
-        raise refused("invalid_request", "Idempotency-Key and X-Request-Id have 1 to 256 characters")
+        raise refused("invalid_request", "Idempotency-Key has 1 to 256 characters")
     return given
 
 
@@ -189,8 +193,10 @@ def _admit(gateway: Gateway, tenant: str, question: Question) -> Any:
         raise of_error(error) from error
 
 
-async def _answer(gateway: Gateway, tenant: str, question: Question, request_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+async def _answer(gateway: Gateway, tenant: str, question: Question, shown_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """`shown_id`: what the answer's header `x-request-id` says."""
     _admit(gateway, tenant, question)
+    request_id = question.line.custom_id
     identity = Identity(tenant=tenant, job=question.line.engine.job or JOB, custom_id=request_id)
     try:
         response = await gateway.asker.ask(identity, question.raw, gateway.timeout_s)
@@ -200,11 +206,11 @@ async def _answer(gateway: Gateway, tenant: str, question: Question, request_id:
             f"no answer within {gateway.timeout_s:g} s. The request goes on and is paid once: ask the same with the header "
             f"`Idempotency-Key: {request_id}` to get its answer",
         )
-        refusal.headers.update(engine_headers(request_id))
+        refusal.headers.update(engine_headers(request_id, shown_id))
         raise refusal from None
     except EngineError as error:
         raise of_error(error) from error
-    return completion(response), engine_headers(request_id, response.engine)
+    return completion(response), engine_headers(request_id, shown_id, response.engine)
 
 
 def _prompt_as_message(payload: bytes) -> bytes:

@@ -81,9 +81,9 @@ def completion(response: ResponseLine) -> JsonObject:
     return {**part.body, "engine": response.engine.model_dump(mode="json")}
 
 
-def engine_headers(request_id: str, engine: EngineInfo | None = None) -> dict[str, str]:
-    """What streams can't say in their body."""
-    headers = {"x-request-id": request_id}
+def engine_headers(request_id: str, shown_id: str, engine: EngineInfo | None = None) -> dict[str, str]:
+    """What streams can't say in their body. `request_id` is the engine's custom_id, `shown_id` what the caller knows the request by."""
+    headers = {"x-request-id": shown_id, "x-engine-request-id": request_id}
     if engine is not None:
         headers |= {"x-engine-model": engine.model_used or "", "x-engine-cost-usd": engine.cost_usd, "x-engine-cache": engine.cache.tier}
     return headers

@@ -22,6 +22,7 @@ _STATUS = {
     "request_too_large": 413,
     "answer_too_large": 413,
     "not_json": 415,
+    "idempotency_key_reused": 422,
     "invalid_engine_options": 422,
     "no_capable_model": 422,
     "over_budget": 429,

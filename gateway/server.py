@@ -1,6 +1,9 @@
 """Puts the gateway together from the settings, and serves it."""
 
+import signal
+import sys
 import time
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,6 +46,8 @@ def app_of_environment() -> FastAPI:
 def serve(settings: Settings) -> None:
     """Serves until it is told to stop. Raises `ConfigError` before anything is opened."""
     gateway_of(settings)  # mistakes are told here, once, and not by each process
+    # Once it has stopped, uvicorn sends itself the signal that it was stopped by: whoever is asked to end and does so has not failed.
+    signal.signal(signal.SIGTERM, _end)
     uvicorn.run(
         "inference_engine.gateway.server:app_of_environment",
         factory=True,
@@ -52,3 +57,7 @@ def serve(settings: Settings) -> None:
         log_level=settings.log_level.lower(),
         timeout_graceful_shutdown=10,
     )
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

@@ -66,13 +66,14 @@ class Ambiguous(EngineError):
 
 
 class Charged(EngineError):
-    """Billed according to `usage`, and the answer can't be used."""
+    """Billed according to `usage` and `service_tier`, which the reply names, and the answer can't be used."""
 
     code = "charged"
 
-    def __init__(self, message: str, *, usage: "Usage", request_id: str = "", code: str | None = None) -> None:
+    def __init__(self, message: str, *, usage: "Usage", service_tier: str, request_id: str = "", code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.usage = usage
+        self.service_tier = service_tier
         self.request_id = request_id
 
 

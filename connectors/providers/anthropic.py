@@ -51,12 +51,13 @@ def read_reply(model: Model, request: JsonObject, reply: JsonObject, request_id:
     if not same_model(model.provider_model, reply.get("model")):
         raise unreadable("anthropic", f"as model {str(reply.get('model'))[:80]!r} in place of {model.provider_model!r}", "wrong_model")
     made = to_completion(reply, created_s)
-    call_id = request_id or str(reply.get("id") or "")
+    call_id, tier = request_id or str(reply.get("id") or ""), tier_of(raw_usage or {})
     if made is None:
-        raise Charged("anthropic billed an answer without readable content; ask again", usage=usage, request_id=call_id)
+        said = "anthropic billed an answer without readable content; ask again"
+        raise Charged(said, usage=usage, service_tier=tier, request_id=call_id)
     body, finish = made
     body["usage"] = chat_usage(usage)
-    return ProviderReply(body, usage, finish, call_id, tier_of(raw_usage or {}))
+    return ProviderReply(body, usage, finish, call_id, tier)
 
 
 def _asks_for_hour(usage: object, request: JsonObject) -> bool:

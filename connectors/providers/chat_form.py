@@ -31,7 +31,8 @@ def read_completion(provider: str, asked: str, body: JsonObject, request_id: str
         raise unreadable(provider, f"as model {str(body.get('model'))[:80]!r} in place of {asked!r}", "wrong_model")
     finish = _finish(body)
     if finish is None:
-        raise Charged(f"{provider} billed an answer without a readable choice; ask again", usage=usage, request_id=request_id)
+        said = f"{provider} billed an answer without a readable choice; ask again"
+        raise Charged(said, usage=usage, service_tier=tier_named(tier_from), request_id=request_id)
     return ProviderReply(body, usage, finish, request_id, tier_named(tier_from))
 
 

@@ -34,7 +34,8 @@ class CohereProvider:
         request_id = str(reply.get("id") or headers.get("x-request-id") or "")
         made = to_completion(model, reply, int(time.time()))
         if made is None:
-            raise Charged("cohere billed an answer without readable content; ask again", usage=usage, request_id=request_id)
+            said = "cohere billed an answer without readable content; ask again"
+            raise Charged(said, usage=usage, service_tier="standard", request_id=request_id)
         completion, finish = made
         counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
         completion["usage"] = {**counts, "total_tokens": usage.input_tokens + usage.output_tokens}

@@ -162,7 +162,7 @@ def read_response(provider: str, asked: str, reply: JsonObject, request_id: str,
     message, finish = _message(reply.get("output")), _finish(reply)
     if message is None or finish is None:
         said = f"{provider} billed a response without readable output (status {str(reply.get('status'))[:40]}); ask again"
-        raise Charged(said, usage=usage, request_id=request_id)
+        raise Charged(said, usage=usage, service_tier=tier_named(tier_from), request_id=request_id)
     if finish == "stop" and message.get("tool_calls"):
         finish = "tool_calls"
     made = reply.get("created_at")

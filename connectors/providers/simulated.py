@@ -65,7 +65,7 @@ class SimulatedProvider:
         pico = price(model.provider_model, usage, asked.tier, model.prices)
         await self.bill.add(asked.model, asked.text, request_id, metadata.get("attempt", ""), usage, pico)
         if fault is not None:
-            await _billed(fault, timeout, usage, request_id)
+            await _billed(fault, timeout, usage, asked.tier, request_id)
         reply = completion(asked, made, request_id, usage)
         return ProviderReply(reply, usage, made.finish, request_id, asked.tier)
 
@@ -82,13 +82,14 @@ async def _unbilled(fault: FaultRule, timeout: float) -> None:
     raise failure("simulated", "the simulated provider's key", status, headers, b'{"error": {"message": "asked to fail"}}', 0.0)
 
 
-async def _billed(fault: FaultRule, timeout: float, usage: Usage, request_id: str) -> None:
+async def _billed(fault: FaultRule, timeout: float, usage: Usage, tier: str, request_id: str) -> None:
     if fault.kind == "stream-error":
         raise failed_midway("simulated", b'{"error": {"message": "asked to fail"}}')
     if fault.kind == "drip":
         await asyncio.sleep(min(1.0, timeout / 2))
     elif fault.kind == "no-choices":
-        raise Charged("simulated billed an answer without a readable choice; ask again", usage=usage, request_id=request_id)
+        said = "simulated billed an answer without a readable choice; ask again"
+        raise Charged(said, usage=usage, service_tier=tier, request_id=request_id)
     elif fault.kind == "hang-billed":
         await asyncio.sleep(timeout)
         raise Ambiguous(f"simulated: no answer within {timeout:g} s after the call was sent; it may have been billed")

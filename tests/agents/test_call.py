@@ -353,7 +353,7 @@ def test_a_provider_that_hangs_is_cut_off_and_booked() -> None:
 
 
 def test_an_answer_that_cannot_be_used_is_charged_and_counts() -> None:
-    error = Charged("not JSON", usage=Usage(input_tokens=10, output_tokens=5))
+    error = Charged("not JSON", usage=Usage(input_tokens=10, output_tokens=5), service_tier="standard")
     world = World(provider=fails_first(9, error))
 
     async def main() -> None:
@@ -444,6 +444,26 @@ def test_an_answer_too_large_for_the_ledger_is_charged_and_refused() -> None:
     charged = world.records()[1]
     assert isinstance(charged, ChargedRecord)
     assert charged.paid_pico == PRICE
+
+
+@pytest.mark.parametrize("useless", ["unreadable", "too large"])
+def test_an_answer_of_no_use_is_charged_at_the_service_tier_that_its_reply_names(useless: str) -> None:
+    async def script(_model: Model, _number: int) -> ProviderReply:
+        if useless == "unreadable":
+            raise Charged("no choices", usage=REPLY.usage, service_tier="priority")
+        return replace(REPLY, body={"text": "x" * 1_000_000}, service_tier="priority")
+
+    world = World(provider=Bill(script))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            prices = {"standard": PRICE, "priority": 2 * PRICE}
+            one.stage.parts = replace(one.stage.parts, price=lambda _model, _usage, tier, _ms: prices[tier])
+            await one.run(call())
+
+    run(main())
+    charged = [r.paid_pico for r in world.records() if isinstance(r, ChargedRecord)]
+    assert charged == [2 * PRICE] * len(world.provider.calls)
 
 
 def test_an_outcome_is_written_however_long_the_broker_is_away() -> None:

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,6 +57,15 @@ def test_little_memory_warns_and_less_fails(available: int, verdict: str) -> Non
 def test_an_old_python_fails_and_this_one_is_fine() -> None:
     assert look.python((3, 10)).verdict == "fail"
     assert look.python().verdict == "ok"
+
+
+def test_a_faust_that_no_worker_would_start_with_fails_with_the_worker_s_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look.faust().verdict == "ok"
+    monkeypatch.setenv("NO_CYTHON", "1")
+    assert look.faust().verdict == "warn"
+    monkeypatch.setitem(sys.modules, "faust._cython.streams", None)
+    found = look.faust()
+    assert (found.verdict, "compiled part" in found.message, "wheel" in found.remedy) == ("fail", True, True)
 
 
 def test_a_folder_that_does_not_exist_yet_is_judged_by_the_one_above(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import psutil
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from inference_engine.agents.settings import Settings
 from inference_engine.cli import children, stack
+from inference_engine.cli.engine import Engine
 from inference_engine.cli.stack import StackOptions, down, ensure, status
 from inference_engine.connectors.data_folder import DataFolder
 from inference_engine.connectors.kafka_admin import topic_specs
@@ -111,6 +113,21 @@ def test_a_killed_worker_is_started_again_and_the_others_stay(options: StackOpti
 def test_a_child_that_dies_is_quoted(options: StackOptions) -> None:
     with pytest.raises(ConfigError, match=r"(?s)worker-0 ended before it was ready.*the model file is broken"):
         ensure(with_environ(options, FAKE_WORKER="dies"))
+
+
+def test_a_child_is_quoted_from_this_start_on(options: StackOptions) -> None:
+    with pytest.raises(ConfigError, match="the model file is broken"):
+        ensure(with_environ(options, FAKE_WORKER="dies"))
+    with pytest.raises(ConfigError, match=r"(?s)START_TIMEOUT_SECONDS.*worker in mode slow") as error:
+        ensure(replace(with_environ(options, FAKE_WORKER="slow"), ready_timeout_s=2.0))
+    assert "the model file is broken" not in str(error.value)
+    assert "the model file is broken" in options.folder.log_file("worker-0").read_text(), "what was written before stays"
+
+
+def test_how_long_a_child_is_waited_for_is_a_setting_that_restarts_no_worker(options: StackOptions) -> None:
+    short, long = Engine(Settings(start_timeout_seconds=1)), Engine(Settings(start_timeout_seconds=600))
+    assert (short.stack_options.ready_timeout_s, long.stack_options.ready_timeout_s) == (1, 600)
+    assert short.stack_options.fingerprint == long.stack_options.fingerprint
 
 
 def test_a_child_that_is_never_ready_is_stopped_and_named(options: StackOptions) -> None:

@@ -181,8 +181,10 @@ def test_thinking_is_left_out_and_text_is_joined() -> None:
 
 
 def test_content_of_an_unknown_kind_is_charged() -> None:
-    with pytest.raises(Charged):
-        read_reply(CLAUDE, {}, reply(content=[{"type": "hologram"}]), None, 0)
+    usage = {"input_tokens": 1, "output_tokens": 1, "service_tier": "priority"}
+    with pytest.raises(Charged) as caught:
+        read_reply(CLAUDE, {}, reply(content=[{"type": "hologram"}], usage=usage), None, 0)
+    assert caught.value.service_tier == "priority"
 
 
 @pytest.mark.parametrize(

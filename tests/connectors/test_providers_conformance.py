@@ -252,8 +252,18 @@ async def test_a_timeout_bounds_the_whole_call_and_not_the_time_between_bytes(wi
 async def test_an_answer_without_content_is_charged_with_its_usage(rig: Rig) -> None:
     error = await rig.fails(chat("[[fault:no-choices]]"))
     assert isinstance(error, Charged)
-    assert bill(SIM, error.usage, "standard", DAY) == rig.billed["pico"]
+    assert bill(SIM, error.usage, error.service_tier, DAY) == rig.billed["pico"]
     assert error.request_id
+
+
+@pytest.mark.parametrize("name", ["openai", "openai-sdk", "vllm", "simulated"])
+async def test_an_answer_without_content_is_charged_at_the_tier_that_its_reply_names(name: str, server: SimulatedServer) -> None:
+    rig = Rig(name, MAKERS[name](server.url), server)
+    error = await rig.fails(chat("[[fault:no-choices]]", service_tier="flex"))
+    await rig.provider.close()
+    assert isinstance(error, Charged)
+    assert error.service_tier == "flex"
+    assert bill(SIM, error.usage, error.service_tier, DAY) == rig.billed["pico"] < bill(SIM, error.usage, "standard", DAY)
 
 
 async def test_another_model_in_the_reply_is_noticed(rig: Rig) -> None:

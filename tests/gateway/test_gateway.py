@@ -1,7 +1,10 @@
 """The gateway, asked by OpenAI's own client, in front of a real Kafka."""
 
 import asyncio
+import itertools
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -18,13 +21,13 @@ from prometheus_client import CollectorRegistry
 
 from inference_engine.agents.settings import Settings
 from inference_engine.agents.settings_shown import effective
-from inference_engine.connectors.asker import Asker
+from inference_engine.connectors.asker import Asker, NoAnswerYet
 from inference_engine.connectors.kafka_admin import create_topics
 from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.gateway.app import Gateway, create_app
 from inference_engine.gateway.keys import Access, Keys, load_keys
 from inference_engine.pipeline.complexity import Weights
-from inference_engine.pipeline.errors import ConfigError, Unavailable
+from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.pipeline.feedback import read_feedback
 from inference_engine.pipeline.ingest import Door
 from inference_engine.schemas.requests import Identity, RequestLine
@@ -171,6 +174,87 @@ async def test_an_answer_that_is_late_can_be_had_by_the_same_id(kafka: str, topi
     assert [line.custom_id for _, line in h.double.asked] == ["order-66", "order-66"]
 
 
+def asking(text: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": text}]
+
+
+async def test_two_questions_at_once_with_one_request_id_each_get_their_own_answer_and_the_id_back(kafka: str, topic_prefix: str) -> None:
+    async with house(kafka, topic_prefix, lambda line: str(line.body["messages"][0]["content"])) as h, h.client() as client:
+        ids: set[str] = set()
+
+        async def ask(text: str) -> tuple[str | None, str | None]:
+            headers = {"X-Request-Id": "trace-1"}
+            raw = await client.chat.completions.with_raw_response.create(model="auto", messages=asking(text), extra_headers=headers)
+            ids.add(raw.headers["x-engine-request-id"])
+            return raw.parse().choices[0].message.content, raw.headers["x-request-id"]
+
+        assert await asyncio.gather(*(ask(text) for text in ("one", "two"))) == [("one", "trace-1"), ("two", "trace-1")]
+    assert len(ids) == 2
+    assert {line.custom_id for _, line in h.double.asked} == ids
+
+
+async def test_an_idempotency_key_that_comes_again_with_another_body_is_refused_at_once_and_later(kafka: str, topic_prefix: str) -> None:
+    reached, release = asyncio.Event(), asyncio.Event()
+
+    def behaviour(_: RequestLine) -> str | None:
+        reached.set()
+        return "first" if release.is_set() else None
+
+    async with house(kafka, topic_prefix, behaviour, ask_again_s=0.2) as h, h.client() as client:
+
+        async def ask(text: str) -> str | None:
+            headers = {"Idempotency-Key": "order-66"}
+            answer = await client.chat.completions.create(model="auto", messages=asking(text), extra_headers=headers)
+            return answer.choices[0].message.content
+
+        first = asyncio.create_task(ask("one"))
+        await reached.wait()
+        with pytest.raises(openai.UnprocessableEntityError, match="order-66") as at_once:
+            await ask("two")
+        release.set()
+        assert await first == "first"
+        with pytest.raises(openai.UnprocessableEntityError):
+            await ask("two")
+    assert at_once.value.code == "idempotency_key_reused"
+    assert {line.body["messages"][0]["content"] for _, line in h.double.asked} == {"one"}
+
+
+async def test_the_same_question_twice_at_once_with_one_idempotency_key_gets_the_one_answer_twice(kafka: str, topic_prefix: str) -> None:
+    numbers = itertools.count(1)
+    async with house(kafka, topic_prefix, lambda line: f"answer {next(numbers)}") as h, h.client() as client:
+
+        async def ask() -> str | None:
+            answer = await client.chat.completions.create(model="auto", messages=QUESTION, extra_headers={"Idempotency-Key": "order-66"})
+            return answer.choices[0].message.content
+
+        both = await asyncio.gather(ask(), ask())
+    assert [*both] == ["answer 1", "answer 1"]
+    assert {line.custom_id for _, line in h.double.asked} == {"order-66"}
+
+
+async def test_bodies_are_remembered_for_the_latest_keys_alone_and_for_all_that_wait(kafka: str, topic_prefix: str) -> None:
+    topics = Topics(topic_prefix)
+    await asyncio.to_thread(create_topics, kafka, [TopicSpec(topics.requests, 1), TopicSpec(topics.responses, 1)])
+    asker = Asker([kafka], topics, remember=2)
+    await asker.start()
+
+    def ask(name: str, text: str, timeout_s: float = 0.01) -> Coroutine[None, None, object]:
+        return asker.ask(Identity(tenant="t", job="j", custom_id=name), text.encode(), timeout_s)
+
+    waits = asyncio.create_task(ask("waits", "one", 30))
+    for name in ("a", "b", "c"):
+        with pytest.raises(NoAnswerYet):
+            await ask(name, "one")
+    for name in ("waits", "b", "c"):
+        with pytest.raises(Rejected, match="another body"):
+            await ask(name, "two")
+    with pytest.raises(NoAnswerYet):
+        await ask("a", "two")
+    await asker.stop()
+    with pytest.raises(Unavailable):
+        await waits
+
+
 async def test_a_question_that_got_lost_is_asked_again_by_itself(kafka: str, topic_prefix: str) -> None:
     answers: list[str | None] = [None, "found"]
     async with house(kafka, topic_prefix, lambda line: answers.pop(0), ask_again_s=0.5) as h, h.client() as client:
@@ -237,6 +321,33 @@ async def test_a_caller_beyond_the_limit_is_sent_away_and_those_who_wait_hear_th
     with pytest.raises(Unavailable, match="the gateway stops"):
         await first
     assert asker.waiting == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_gateway_that_is_asked_to_stop_ends_with_0(kafka: str, topic_prefix: str, tmp_path: Path, processes: int) -> None:
+    topics = Topics(topic_prefix)
+    await asyncio.to_thread(create_topics, kafka, [TopicSpec(topics.requests, 1), TopicSpec(topics.responses, 1)])
+    settings = {"KAFKA_BROKERS": kafka, "KAFKA_TOPIC_PREFIX": topic_prefix, "INFERENCE_ENGINE_HOME": str(tmp_path)}
+    gateway = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inference_engine.cli.main", "gateway", "--no-start", "--port", "0"),
+        env={**os.environ, **settings, "API_WORKERS": str(processes)}, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert gateway.stderr is not None
+    said, started = b"", 0
+    try:
+        async with asyncio.timeout(60):
+            while started < processes:
+                line = await gateway.stderr.readline()
+                assert line, said
+                said, started = said + line, started + (b"startup complete" in line)
+            gateway.terminate()
+            said += await gateway.stderr.read()
+            assert await gateway.wait() == 0, said
+    finally:
+        if gateway.returncode is None:
+            gateway.kill()
+    assert b"Traceback" not in said
+    assert b"never retrieved" not in said
 
 
 async def test_without_its_topic_or_its_broker_the_gateway_says_so(kafka: str, topic_prefix: str) -> None:

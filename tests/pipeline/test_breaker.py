@@ -78,7 +78,7 @@ def test_a_try_that_says_nothing_makes_room_for_the_next_one() -> None:
         (Unavailable("429", rate_limited=True), None),
         (Unavailable("503"), False),
         (Ambiguous("500"), False),
-        (Charged("empty", usage=Usage(input_tokens=1, output_tokens=1)), False),
+        (Charged("empty", usage=Usage(input_tokens=1, output_tokens=1), service_tier="standard"), False),
         (Rejected("too long", code="context_length_exceeded"), True),
         (Rejected("key", code="provider_auth"), False),
         (Rejected("no such model", code="model_not_found"), False),
