@@ -72,6 +72,8 @@ class Keeping:
     tended: set[str] = field(default_factory=set)
     """Batches that a task looks after."""
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+    """Flights that a previous owner was calling for one by one when it ended."""
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What people are told of each open batch."""

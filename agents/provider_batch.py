@@ -162,6 +162,7 @@ class BatchStage:
             try:
                 owned = await self.parts.calls.ledger.owned(partition)
                 keeping = self._keepings[partition] = Keeping(owned)
+                keeping.left = _called_alone(owned)
                 while True:
                     owned.check()
                     self._look(keeping)
@@ -185,6 +186,10 @@ class BatchStage:
                 keeping.tended.add(batch.key)
                 self._begin(keeping, Tend(self, keeping, batch.key).run(), f"batch {batch.key}", keeping.tended, {batch.key})
         waiting = {flight: held for flight, held in holdings.waiting.items() if flight not in keeping.busy}
+        # An attempt of theirs is open, so they don't wait for a batch: the call stage settles it, and goes on with the call.
+        keeping.left = {flight for flight in keeping.left if flight in holdings.held and flight not in holdings.waiting}
+        if left := {flight: holdings.held[flight] for flight in keeping.left - keeping.busy}:
+            self._one_by_one(keeping, left)
         now = self.parts.calls.now()
         for (name, _), group in grouped(waiting, now).items():
             self._look_at(keeping, name, group, now)
@@ -258,3 +263,10 @@ class BatchStage:
             if held.offset != offset:
                 offset, found = held.offset, await self.parts.calls.ledger.parked(owned, held.offset)
             yield found[flight]
+
+
+def _called_alone(owned: OwnedLedger) -> set[str]:
+    """Flights that the ledger owns, that have an open attempt, and that no open batch answers for."""
+    holdings = owned.ledger.holdings
+    in_batches = {flight for batch in holdings.open_batches() for flight, _, _ in batch.members}
+    return holdings.held.keys() - holdings.waiting.keys() - in_batches

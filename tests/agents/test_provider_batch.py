@@ -442,3 +442,22 @@ def test_a_row_without_usage_is_booked_at_its_cap_and_asked_again_by_itself(worl
 
     run(main())
     assert Counter(world.records)["ambiguous"] == 1
+
+
+def test_a_call_that_was_made_by_itself_when_its_worker_died_is_taken_up_by_the_next_one(
+    world: BatchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its packet was acknowledged long ago, and no batch answers for it: nobody but the ledger's owner knows of it."""
+    world.options = BatchOptions(turnaround_s=40 * HOUR, window_s=24 * HOUR)
+    world.store.options = world.options
+
+    async def main() -> None:
+        async with batch_worker(world, monkeypatch, point="after_send", passage=1) as one:
+            for number in range(4):
+                one.worker.start(patient(f"r{number}", hours=26))
+            await asyncio.wait_for(one.death.happened.wait(), 48 * HOUR)
+        async with batch_worker(world, monkeypatch) as two:
+            await two.until(lambda: len(ended(world)) == 4, within_s=6 * HOUR)
+
+    run(main())
+    assert set(map(tuple, ended(world).values())) == {("completion",)}

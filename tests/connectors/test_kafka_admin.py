@@ -89,10 +89,10 @@ def test_commands_that_race_to_create_all_succeed(kafka: str, topic_prefix: str)
     assert sorted(name for names in made for name in names) == sorted(spec.name for spec in specs)
 
 
-def test_only_controls_corrections_and_changelogs_are_compacted() -> None:
+def test_only_controls_corrections_routers_and_changelogs_are_compacted() -> None:
     """Packets have no key of their own: compaction would drop all but the last."""
     compacted = {spec.name for spec in topic_specs(Topics("p."), 4, ["p.table-changelog"]) if ("cleanup.policy", "compact") in spec.config}
-    assert compacted == {"p.controls", "p.corrections", "p.table-changelog"}
+    assert compacted == {"p.controls", "p.corrections", "p.routers", "p.table-changelog"}
 
 
 def test_every_lane_has_its_topics_with_the_same_partition_count() -> None:
@@ -100,7 +100,7 @@ def test_every_lane_has_its_topics_with_the_same_partition_count() -> None:
     topics = Topics()
     by_name = {spec.name: spec.partitions for spec in topic_specs(topics, 6, ["c"])}
     assert {by_name[name(lane)] for lane in Lane for name in (topics.misses, topics.calls)} == {6}
-    assert {name for name, count in by_name.items() if count != 6} == {"controls", "corrections"}
+    assert {name for name, count in by_name.items() if count != 6} == {"controls", "corrections", "routers"}
 
 
 @given(st.integers(1, 365))
