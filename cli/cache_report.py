@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..connectors.vector_index import BruteForceIndex
 from ..pipeline.replay import Decided, Outcome, ReplayOptions, wilson
+from .display import console_of_output
 
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -36,7 +36,7 @@ def as_json(outcome: Outcome, index: BruteForceIndex) -> dict[str, Any]:
 
 
 def print_outcome(outcome: Outcome, index: BruteForceIndex, options: ReplayOptions) -> None:
-    console = Console()
+    console = console_of_output()
     console.print(_summary(as_json(outcome, index), outcome, options))
     for at, fallback in outcome.fallbacks:
         scope = "every scope" if fallback.scope is None else f"the scope {fallback.scope!r}"

@@ -1,9 +1,17 @@
-"""How numbers look to people: rounded here and nowhere else."""
+"""How numbers look to people, rounded here and nowhere else, and how wide the tables are that hold them."""
 
+import sys
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+from rich.console import Console
+
 from ..connectors.sink_http import plain_decimal
+
+
+def console_of_output() -> Console:
+    """As wide as the terminal; wide enough for a table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def dollars(amount: Decimal) -> str:

@@ -13,7 +13,7 @@ from ..connectors.state_file import write_atomically
 from ..pipeline.errors import EngineError
 from .accounts import CAUSES, TIERS
 from .costs_access import open_costs
-from .display import dollars, heading, shown
+from .display import console_of_output, dollars, heading, shown
 from .report_numbers import Report, Section, gather
 from .report_page import render
 from .where import costs_location
@@ -34,7 +34,7 @@ def report_command(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     if html is None:
-        print_report(report, Console())
+        print_report(report, console_of_output())
         return
     try:
         write_atomically(html.absolute(), render(report, made_at=datetime.now(UTC)))

@@ -1,5 +1,6 @@
 """A line of the user's file becomes the record that is sent, or an error row that says why it can't be. Pure."""
 
+import json
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -92,7 +93,11 @@ def parse_row(line: bytes, number: int, defaults: RowDefaults) -> Row | BadRow:
     """`line` without its line feed; `number` counts the rows from 1 and names rows without a custom_id: `row-<number>`."""
     custom_id = f"row-{number}"
     try:
-        data = _load(line)
+        try:
+            data = _load(line)
+        except _Bad:
+            custom_id = _salvaged(line, custom_id)
+            raise
         custom_id = _custom_id(data, custom_id)
         record = _record(data, custom_id, defaults)
         _refuse_nul(line, record)
@@ -129,6 +134,18 @@ def _load(line: bytes) -> JsonObject:
     if not isinstance(data, dict):
         raise _Bad("invalid_request", "a row is a JSON object with custom_id and body, or with prompt")
     return data
+
+
+def _salvaged(line: bytes, default: str) -> str:
+    """The custom_id of a row with broken characters elsewhere: only json's own reader takes those."""
+    try:
+        data = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return default
+    found = data.get("custom_id") if isinstance(data, dict) else None
+    if not isinstance(found, str) or not 0 < len(found) <= 256 or "\ufffd" in found:
+        return default
+    return default if any("\ud800" <= c <= "\udfff" for c in found) else found
 
 
 def _custom_id(data: JsonObject, default: str) -> str:

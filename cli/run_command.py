@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..connectors.state_file import write_atomically
@@ -16,7 +15,7 @@ from ..schemas.record import PICO_PER_USD, Lane
 from .accounts import JobSummary
 from .batches_shown import WithBatches, workers_of
 from .caps import caps
-from .display import dollars
+from .display import console_of_output, dollars
 from .engine import Engine, engine
 from .estimate import OUTPUT_TOKENS, Embed, Estimate, Estimator
 from .job import CapOf
@@ -112,11 +111,6 @@ class _Connect:
         return self.found.start(_silent if self.quiet else self.progress.note)
 
 
-def _console() -> Console:
-    """As wide as the terminal; wide enough for a table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
 def _silent(_line: str) -> None:
     """Nobody wants to hear it."""
 
@@ -127,7 +121,7 @@ def _caps(found: Engine) -> CapOf:
 
 def _tell(result: RunResult, options: RunOptions, *, quiet: bool) -> None:
     if not quiet and not result.interrupted:
-        _console().print(summary_table(result))
+        console_of_output().print(summary_table(result))
     for line in closing_lines(result, options):
         print(line, file=sys.stderr)
 
@@ -197,7 +191,7 @@ def estimate(arguments: RunArguments) -> int:
     embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, LEARNS)
     threshold = found.settings.caching.similarity_threshold
     estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
-    console = _console()
+    console = console_of_output()
     console.print(estimate_table(estimator.estimate(options.input), threshold, why_not))
     console.print(
         f"Assumed: input tokens are bytes / 4, answers of {OUTPUT_TOKENS[0]}, {OUTPUT_TOKENS[1]} and {OUTPUT_TOKENS[2]} tokens or what the "

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..connectors.sink_http import encode_result
 from ..pipeline.errors import EngineError
 from .costs_access import open_costs
-from .display import exact
+from .display import console_of_output, exact
 from .where import costs_location
 
 
@@ -49,7 +48,7 @@ def sql_command(
 def print_result(columns: Sequence[str], rows: list[tuple[Any, ...]], output: Format) -> None:
     """To standard output; decimals with all their digits."""
     if output is Format.TABLE:
-        Console().print(as_table(columns, rows))
+        console_of_output().print(as_table(columns, rows))
     elif output is Format.JSON:
         result = orjson.loads(encode_result(columns, rows))
         objects = [dict(zip(columns, row, strict=True)) for row in result["rows"]]

@@ -188,6 +188,16 @@ def test_report_prints_tables_or_writes_the_page(folder: Path, tmp_path: Path) -
     assert page.read_text("utf-8").startswith("<!doctype html>")
 
 
+def test_a_report_that_is_piped_breaks_no_name_of_a_model(tmp_path: Path) -> None:
+    name = "claude-sonnet-5-5-20261007-eu-west"
+    store = open_embedded(tmp_path / "costs")
+    store.insert([event("1", model_used=name, base_cost_pico=CENT, counterfactual_pico=CENT, latency_ms=2_000)])
+    store.close()
+    code, out, _ = run(tmp_path, "report")
+    assert code == 0
+    assert name in out
+
+
 def test_a_page_that_cannot_be_written_is_an_error_not_a_trace(folder: Path) -> None:
     (folder / "file").write_text("")
     code, _, err = run(folder, "report", "--html", str(folder / "file" / "report.html"))

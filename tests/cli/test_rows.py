@@ -160,6 +160,25 @@ def test_an_error_line_is_a_response_line_and_always_the_same() -> None:
     assert (parsed.custom_id, parsed.error.code) == ("x", "invalid_json")
 
 
+@pytest.mark.parametrize(
+    ("data", "code", "custom_id"),
+    [
+        (b'{"custom_id": "mine", "prompt": "\\udc00"}', "invalid_json", "mine"),
+        (b'{"custom_id": "mine", "prompt": "\xff"}', "invalid_utf8", "mine"),
+        (b'{"prompt": "\xff", "x": {"custom_id": "of something else"}, "custom_id": "mine"}', "invalid_utf8", "mine"),
+        (b'{"custom_id": "mi\xffne", "prompt": "hi"}', "invalid_utf8", "row-4"),
+        (b'{"custom_id": "mi\\udc00ne", "prompt": "hi"}', "invalid_json", "row-4"),
+        (b'{"custom_id": 5, "prompt": "\xff"}', "invalid_utf8", "row-4"),
+        (b'{"custom_id": "mine", "prompt": "\xff', "invalid_utf8", "row-4"),
+        (b"[" * 100_000 + b"\xff", "invalid_utf8", "row-4"),
+    ],
+)
+def test_a_row_with_broken_characters_keeps_its_custom_id_where_that_is_whole(data: bytes, code: str, custom_id: str) -> None:
+    row = parse_row(data, 4, DEFAULTS)
+    assert isinstance(row, BadRow)
+    assert (row.code, row.custom_id) == (code, custom_id)
+
+
 def test_an_oversized_line_keeps_its_custom_id_where_the_head_shows_it() -> None:
     assert oversized_row(b'{"custom_id": "big", "body": "xxx', 4, 10**7).custom_id == "big"
     assert oversized_row(b'{"body": "xxx', 4, 10**7).custom_id == "row-4"
