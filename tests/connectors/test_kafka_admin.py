@@ -20,6 +20,8 @@ from inference_engine.pipeline.errors import ConfigError, Unavailable
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.topics import Topics, TopicSpec
 
+from ..e2e.waiting import until
+
 
 def test_every_topic_is_created_once_and_again_is_a_no_op(kafka: str, topic_prefix: str) -> None:
     """Create returns what it made; the second time it makes nothing and refuses nothing."""
@@ -137,3 +139,11 @@ def _alter(kafka: str, topic: str, name: str, value: str) -> None:
     futures = admin.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])])
     for future in futures.values():
         future.result()
+    # The controller has it; the broker that is asked may read of it a moment later.
+    until(lambda: _config(admin, topic)[name].value == value, f"{topic} has {name}={value}")
+
+
+def _config(admin: AdminClient, topic: str) -> dict[str, ConfigEntry]:
+    [described] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
+    found: dict[str, ConfigEntry] = described.result(10)
+    return found
