@@ -227,7 +227,7 @@ class Tend:
     async def _one(self, model: Model, row: _Row, call: Call, result: Result) -> None:
         batch, request = self._batch, call.request
         intent = Intent(flight=row.flight, attempt=row.attempt, number=row.number, model=batch.model, cap_pico=row.cap_pico,
-                        purpose="audit" if call.audit else purpose_of(call.route, model.name),
+                        purpose=purpose_of(call, model.name),
                         epoch=batch.epoch, at_ms=batch.at_ms, timeout_ms=batch.timeout_ms)  # fmt: skip
         permit, seat = Permit(0, lambda _: None), self._p.prefixes.outside(request.lane)
         attempt = Attempt(self._p, self._owned, call, request.lane, lambda: True, model, intent, permit, seat, tier="batch")

@@ -295,7 +295,7 @@ class _Payment:
             intending.add(flight)
             try:
                 tier = "standard" if first is not None else self._choice.tier(model)
-                intent = await self._intend(model, cap_pico, tier, self._purpose(model, first))
+                intent = await self._intend(model, cap_pico, tier, purpose_of(self._call, model.name) if first is None else "hedge")
             finally:
                 intending.discard(flight)
             if intent is None:
@@ -308,11 +308,6 @@ class _Payment:
                 return replace(await attempt.run(), flex=True)
         finally:
             permit.release()
-
-    def _purpose(self, model: Model, first: Permit | None) -> Purpose:
-        if first is not None:
-            return "hedge"
-        return "audit" if self._call.audit else purpose_of(self._call.route, model.name)
 
     def _left_s(self) -> float | None:
         """Until the deadline; None where there is none."""

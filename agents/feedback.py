@@ -210,7 +210,7 @@ def tenant_of(key: bytes) -> str:
 
 def _too_many(found: _Class) -> list[bytes]:
     """Rows that have to go: the oldest."""
-    gone = [next(iter(found.waiting)) for _ in range(min(1, max(0, len(found.waiting) - WAITING)))]
+    gone = [next(iter(found.waiting))] if len(found.waiting) > WAITING else []
     for key in gone:
         del found.waiting[key]
     if len(found.lessons) > MOST_SCORES * 5 // 4:

@@ -90,8 +90,6 @@ class BatchStage:
     def way(self, owned: OwnedLedger, call: Call, model: Model, *, parked: bool = False) -> Way:
         """How the call is made, as things stand now."""
         request, now = call.request, self.parts.calls.now()
-        if not has_time(request.lane, request.deadline_ms):
-            return "sync"
         state = self.state(model.provider)
         try:
             prices = self.parts.prices(model, request.body)

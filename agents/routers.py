@@ -27,7 +27,7 @@ class Routers:
         """Raises `Unavailable` where there is no such topic."""
         tail = self._tail = Tail(brokers, topic, lambda _partition, _offset, value: self.apply(value))
         await tail.start()
-        tail.assign(dict.fromkeys(await tail.partitions(), 0))
+        await tail.follow_all()
 
     def apply(self, value: bytes | None) -> None:
         """Takes one record of the topic; what can't be read is told, and nothing changes. An older version never replaces a newer one."""

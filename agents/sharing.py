@@ -1,6 +1,6 @@
 """Who may share an answer in the running engine: the port of the semantic stage and the coalescer, and the fixed policy behind it."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
 from ..pipeline.ports import Neighbour
@@ -75,7 +75,3 @@ class StaticSharing:
 
     def shown(self) -> Mapping[str, object]:
         return {"policy": "static", "threshold": self._policy.threshold}
-
-
-Promise = Callable[[str, str], float]
-"""(tenant, feature) -> the bound on wrong shared answers that it was promised; 0: nothing is shared by similarity."""

@@ -12,9 +12,8 @@ from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
 from ..connectors.state_file import write_atomically
 from ..connectors.taught_file import told, unpack_router
 from ..pipeline.errors import ConfigError, Rejected, Unavailable
-from ..pipeline.feedback import read_feedback
+from ..pipeline.feedback import line_of, read_feedback
 from ..pipeline.ingest import DEFAULT_JOB
-from ..schemas.feedback import FeedbackLine
 from ..schemas.topics import Topics
 from .engine import engine, now_ms
 
@@ -57,8 +56,7 @@ def send_feedback(lines: Iterable[bytes], tenant: str, job: str, brokers: str, t
             except Rejected as error:
                 bad.append((number, str(error)))
                 continue
-            line = FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score)
-            producer.produce(topics.feedback, rated.identity.key, line.model_dump_json().encode(), headers=(("tenant", tenant.encode()),))
+            producer.produce(topics.feedback, rated.identity.key, line_of(rated), headers=(("tenant", tenant.encode()),))
             sent += 1
         producer.flush(_FLUSH_S)
     finally:

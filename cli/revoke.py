@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
+from ..connectors.kafka_bulk import write_record
 from ..pipeline.errors import ConfigError
 from ..schemas.corrections import Correction
 from ..schemas.requests import Identity
 from ..schemas.topics import Topics
 from .accounts import CostReader
-
-FLUSH_S = 30.0
 
 _SOURCE = """SELECT source_id, cache_tier, toUnixTimestamp64Milli(timestamp) FROM cost_events
   WHERE kind = 'answer' AND tenant_id = {tenant:String} AND job = {job:String} AND request_id = {request:String} AND source_id != ''
@@ -36,15 +34,7 @@ def correction_of(costs: CostReader, reported: Identity, reason: str, now_ms: in
 
 def revoke(correction: Correction, brokers: str, topics: Topics) -> None:
     """Returns when Kafka has acknowledged it. Raises `ConfigError` where there is no such topic, `Unavailable`."""
-    corrections = BulkConsumer(brokers, topics.corrections)
-    producer = BulkProducer(brokers)
-    try:
-        corrections.partitions()
-        producer.produce(topics.corrections, correction.key, correction.model_dump_json().encode())
-        producer.flush(FLUSH_S)
-    finally:
-        producer.close()
-        corrections.close()
+    write_record(brokers, topics.corrections, correction.key, correction.model_dump_json().encode())
 
 
 def served(costs: CostReader, correction: Correction) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -25,7 +25,7 @@ class Controls:
     async def start(self, deadline_s: float = 30.0) -> None:
         """Returns when all controls written so far are known. Raises `Unavailable`."""
         await self._tail.start()
-        self._tail.assign(dict.fromkeys(await self._tail.partitions(), 0))
+        await self._tail.follow_all()
         await self.caught_up(deadline_s)
 
     async def caught_up(self, deadline_s: float = 30.0) -> None:

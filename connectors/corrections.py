@@ -37,7 +37,7 @@ class Corrections:
     async def start(self, deadline_s: float = 30.0) -> None:
         """Returns when all corrections written so far are known. Raises `Unavailable`."""
         await self._tail.start()
-        self._tail.assign(dict.fromkeys(await self._tail.partitions(), 0))
+        await self._tail.follow_all()
         await self._tail.caught_up(deadline_s)
 
     def apply(self, value: bytes | None) -> None:

@@ -254,3 +254,18 @@ class BulkConsumer:
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def write_record(brokers: str, topic: str, key: bytes, value: bytes, *, within_s: float = 30.0) -> None:
+    """One record of a topic that every worker reads; returns when Kafka has acknowledged it.
+
+    Raises `ConfigError` where there is no such topic, `Unavailable`.
+    """
+    there, producer = BulkConsumer(brokers, topic), BulkProducer(brokers)
+    try:
+        there.partitions()
+        producer.produce(topic, key, value)
+        producer.flush(within_s)
+    finally:
+        producer.close()
+        there.close()

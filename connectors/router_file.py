@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from ..pipeline.errors import ConfigError
 from ..pipeline.router_state import FLOORS, STATE_VERSION, RouterState
 from ..pipeline.score_model import Kernel, Ridge, Scaling, ScoreModel
+from .state_file import write_atomically
 
 ROUTER_FILE = "router.npz"
 
@@ -29,13 +28,7 @@ def save_router(path: Path, state: RouterState) -> None:
         arrays |= {f"{name}.{key}": value for key, value in _arrays(model).items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, header=np.array(json.dumps(header)), **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_router(path: Path) -> RouterState | None:

@@ -64,6 +64,10 @@ class Tail:
         self._assigned = wanted
         self._changed.set()
 
+    async def follow_all(self) -> None:
+        """Follows the whole topic from its beginning. Raises `Unavailable` where there is no such topic."""
+        self.assign(dict.fromkeys(await self.partitions(), 0))
+
     async def caught_up(self, deadline_s: float) -> None:
         """Returns when everything written before the call has been applied. Raises `Unavailable` after `deadline_s`."""
         assert self._consumer is not None

@@ -24,11 +24,10 @@ from ..agents.settings_shown import Effective
 from ..connectors.asker import Asker, NoAnswerYet
 from ..pipeline.complexity import Weights, estimate
 from ..pipeline.errors import EngineError
-from ..pipeline.feedback import read_feedback
+from ..pipeline.feedback import line_of, read_feedback
 from ..pipeline.ingest import Door, admit
 from ..pipeline.models import Catalogue
 from ..pipeline.route import features_of
-from ..schemas.feedback import FeedbackLine
 from ..schemas.requests import Identity
 from .keys import Access
 from .measures import Measures
@@ -100,8 +99,7 @@ def _add_questions(app: FastAPI, gateway: Gateway, measures: Measures) -> None:
         payload = await _payload(request, gateway.door.max_body_bytes)
         try:
             rated = read_feedback(payload, tenant, JOB, gateway.now_ms())
-            line = FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score)
-            await gateway.asker.tell(gateway.feedback_topic, rated.identity, line.model_dump_json().encode())
+            await gateway.asker.tell(gateway.feedback_topic, rated.identity, line_of(rated))
         except EngineError as error:
             raise of_error(error) from error
         return Response(status_code=202)

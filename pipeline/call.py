@@ -9,7 +9,7 @@ import orjson
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Purpose
 from ..schemas.record import JsonObject
-from ..schemas.requests import Route
+from ..schemas.requests import Call
 from .errors import EngineError, Rejected, Unavailable
 from .models import Model
 
@@ -57,9 +57,11 @@ def after(error: EngineError) -> Tried:
     return Tried("retry", error)
 
 
-def purpose_of(route: Route, model: str) -> Purpose:
+def purpose_of(call: Call, model: str) -> Purpose:
     """Of a payment for an answer: a model that was taken to learn is explored, one that it falls back to is not."""
-    chosen = route.chosen
+    if call.audit:
+        return "audit"
+    chosen = call.route.chosen
     return "exploration" if chosen is not None and chosen.explored and chosen.model == model else "answer"
 
 

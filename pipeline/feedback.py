@@ -54,6 +54,11 @@ def read_feedback(raw: bytes, tenant: str, default_job: str, at_ms: int) -> Rate
         ) from None
 
 
+def line_of(rated: Rated) -> bytes:
+    """The record of `feedback` that says this, whoever's default its job was."""
+    return FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score).model_dump_json().encode()
+
+
 def served(record: Completion) -> Served | None:
     """What there is to learn from a paid answer; None where no router that learns chose its model."""
     if record.chosen is None:

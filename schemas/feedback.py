@@ -5,7 +5,7 @@ A record of `feedback` says what one answer was worth; on `lessons` it meets wha
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 
 from .record import SCHEMA_VERSION, Record
 from .requests import Chosen, Identity, Name
@@ -75,4 +75,3 @@ class RouterRow(Record):
 
 
 LessonRecord = Annotated[Rated | Served, Field(discriminator="type")]
-lesson_adapter: TypeAdapter[LessonRecord] = TypeAdapter(LessonRecord)

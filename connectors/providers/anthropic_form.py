@@ -102,6 +102,7 @@ def _nothing(request: JsonObject, value: Any) -> None:
 
 
 _FIELDS: dict[str, Put] = {
+    **_TO.without_counterpart(),
     "max_tokens": _nothing,
     "max_completion_tokens": _nothing,
     "parallel_tool_calls": _nothing,
@@ -115,13 +116,6 @@ _FIELDS: dict[str, Put] = {
     "reasoning_effort": _effort,
     "tools": _tools,
     "tool_choice": _tool_choice,
-    "n": _TO.only("n", 1),
-    "logprobs": _TO.only("logprobs", False),
-    "top_logprobs": _TO.only("top_logprobs", 0),
-    "frequency_penalty": _TO.only("frequency_penalty", 0),
-    "presence_penalty": _TO.only("presence_penalty", 0),
-    "logit_bias": _TO.only("logit_bias", {}),
-    "modalities": _TO.only("modalities", ["text"]),
     "service_tier": _TO.only("service_tier", *_TIERS_ASKED),
 }
 

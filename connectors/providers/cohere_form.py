@@ -64,6 +64,7 @@ def _tool_choice(request: JsonObject, value: Any) -> None:
 
 
 _FIELDS: dict[str, Put] = {
+    **_TO.without_counterpart(),
     "temperature": _TO.temperature,
     "top_p": as_is("p"),
     "top_k": as_is("k"),
@@ -73,11 +74,6 @@ _FIELDS: dict[str, Put] = {
     "stop": stop,
     "response_format": _response_format,
     "tool_choice": _tool_choice,
-    "n": _TO.only("n", 1),
-    "logprobs": _TO.only("logprobs", False),
-    "top_logprobs": _TO.only("top_logprobs", 0),
-    "logit_bias": _TO.only("logit_bias", {}),
-    "modalities": _TO.only("modalities", ["text"]),
     "parallel_tool_calls": _TO.only("parallel_tool_calls", True),
     "service_tier": _TO.only("service_tier", "auto", "default"),
 }

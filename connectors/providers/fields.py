@@ -35,6 +35,18 @@ class Limited:
 
         return check
 
+    def without_counterpart(self) -> dict[str, Put]:
+        """What only chat completions know; a protocol that knows some of it puts these behind."""
+        return {
+            "n": self.only("n", 1),
+            "logprobs": self.only("logprobs", False),
+            "top_logprobs": self.only("top_logprobs", 0),
+            "frequency_penalty": self.only("frequency_penalty", 0),
+            "presence_penalty": self.only("presence_penalty", 0),
+            "logit_bias": self.only("logit_bias", {}),
+            "modalities": self.only("modalities", ["text"]),
+        }
+
     def temperature(self, request: JsonObject, value: Any) -> None:
         if isinstance(value, (int, float)) and value > 1:
             raise self.cannot("a temperature above 1")

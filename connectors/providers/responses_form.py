@@ -79,20 +79,14 @@ _SAME = (
     "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
 )  # fmt: skip
 _FIELDS: dict[str, Put] = {
+    **_TO.without_counterpart(),
     **{name: as_is(name) for name in _SAME},
     "response_format": _response_format,
     "verbosity": _verbosity,
     "reasoning_effort": _effort,
     "tools": _tools,
     "tool_choice": _tool_choice,
-    "n": _TO.only("n", 1),
     "stop": _TO.only("stop", [], ""),
-    "logprobs": _TO.only("logprobs", False),
-    "top_logprobs": _TO.only("top_logprobs", 0),
-    "frequency_penalty": _TO.only("frequency_penalty", 0),
-    "presence_penalty": _TO.only("presence_penalty", 0),
-    "logit_bias": _TO.only("logit_bias", {}),
-    "modalities": _TO.only("modalities", ["text"]),
 }
 
 
