@@ -16,6 +16,8 @@ class Asked:
     length: int
     cap: int = 0
     """Reserved for it, in pico-dollars."""
+    limit: int = 0
+    """What it may cost in all, earlier calls included, as it was last told the engine; pico-dollars."""
     due: float = 0.0
     """When it is asked again."""
     times: int = 0

@@ -131,8 +131,10 @@ def collect(
     options = CollectOptions(tenant or found.settings.default_tenant, job, output, wait, count, idle, timeout)
     result = collect_job(options, found.running(), found.settings.topics, found.submissions())
     missing = f", {result.missing:,} without a response yet" if result.missing else ""
+    possibly = result.totals.ambiguous_cap_pico
+    on_top = f", possibly {money(possibly)} on top" if possibly else ""
     _tell(
-        f"{result.answered:,} answered, {result.failed:,} failed{missing}; paid {money(result.totals.cost_pico)}, "
+        f"{result.answered:,} answered, {result.failed:,} failed{missing}; paid {money(result.totals.cost_pico)}{on_top}, "
         f"saved {money(result.totals.saved_total_pico)}"
     )
     raise typer.Exit(result.exit_code)

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ..pipeline.errors import ConfigError
+from .outcome import Spent
 from .spool import DiskFull, StateDamaged
 
 STATE_VERSION = 1
@@ -18,6 +19,7 @@ STATE_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ids (digest BLOB PRIMARY KEY, row INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (row INTEGER PRIMARY KEY, calls INTEGER NOT NULL, cost INTEGER NOT NULL, ambiguous INTEGER NOT NULL);
 """
 
 
@@ -87,6 +89,20 @@ class JobDatabase:
         with _database_errors():
             found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return default if found is None else orjson.loads(found[0])
+
+    def put_spent(self, row: int, spent: Spent) -> None:
+        with _database_errors():
+            values = (row, spent.calls, spent.cost_pico, spent.ambiguous_cap_pico)
+            self._db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", values)
+
+    def load_spent(self) -> dict[int, Spent]:
+        """By row, for rows that were asked more than once."""
+        with _database_errors():
+            return {row: Spent(*values) for row, *values in self._db.execute("SELECT row, calls, cost, ambiguous FROM spent")}
+
+    def forget_spent(self) -> None:
+        with _database_errors():
+            self._db.execute("DELETE FROM spent")
 
     def clear(self) -> None:
         """Forgets the custom_ids; the facts stay."""
