@@ -26,6 +26,7 @@ CapOf = Callable[[Row], int]
 """The most that a row can cost, in pico-dollars; raises `EngineError` where that can't be known."""
 
 BATCH = 256
+_NO_LIMIT = 2**62
 _REPEATS_WATCHED = 200_000
 
 
@@ -148,9 +149,11 @@ class Job:
             parsed = self._reread(row, entry.offset, entry.length)
             if isinstance(parsed, Row):
                 cap = self._cap(parsed)
-                asked = Asked(row, entry.offset, entry.length, cap, due=0.0, limit=cap)
-                self.outstanding[parsed.custom_id] = asked
-                self.budget.reserve(asked.cap)
+                limit = self.paid_before.allowed(row, cap)
+                # Killed while a response was written down: what that told is spent, and no more of it is to come.
+                reserved = max(0, limit - self.paid_before.of(row).pico)
+                self.outstanding[parsed.custom_id] = Asked(row, entry.offset, entry.length, cap, 0.0, limit=limit, reserved=reserved)
+                self.budget.reserve(reserved)
 
     def _cap(self, row: Row) -> int:
         if self.budget.limit is None:
@@ -175,7 +178,7 @@ class Job:
         Raises `DiskFull`.
         """
         asks: list[Ask] = []
-        if self.cancelled or (self._exhausted and not self._again):
+        if self.cancelled or self._all_taken:
             return asks
         local: list[tuple[int, bytes, bool]] = []
         with self.files.database.transaction():
@@ -186,6 +189,10 @@ class Job:
             self._write(local)
             self.files.save_cursor(self._cursor)
         return asks
+
+    @property
+    def _all_taken(self) -> bool:
+        return self._exhausted and self._waiting is None and not self._again
 
     def _next(self) -> _Candidate | None:
         if self._waiting is not None:
@@ -269,19 +276,21 @@ class Job:
         if not sent:
             self.counts.held += 1
             return
-        self.budget.reserve(candidate.cap)
-        asked = Asked(line.row, line.offset, line.length, candidate.cap, due, times=1)
+        cap = candidate.cap
+        # The engine counts all calls of a row, those of earlier tries too: what they may have cost is paid for already.
+        limit = _NO_LIMIT if self.budget.limit is None else cap + self.paid_before.of(line.row).pico
+        own = own_limit(row)
+        if own is not None:
+            limit = min(limit, own)
+        self.paid_before.allow(line.row, limit)
+        self.budget.reserve(cap)
+        asked = Asked(line.row, line.offset, line.length, cap, due, times=1, limit=limit, reserved=cap)
         self.outstanding[row.custom_id] = asked
         asks.append(self._ask(row, asked))
 
     def _ask(self, row: Row, asked: Asked) -> Ask:
         if self.budget.limit is None:
             return Ask(row.custom_id, row.value, row.bulk)
-        # The engine counts all calls of a row, those of earlier tries too: what they may have cost is paid for already.
-        own = own_limit(row)
-        asked.limit = asked.cap + self.paid_before.of(asked.row).pico
-        if own is not None:
-            asked.limit = min(asked.limit, own)
         return Ask(row.custom_id, row.value_within(usd(asked.limit)), row.bulk)
 
     def due(self, now: float, wait: Callable[[int], float], limit: int = BATCH) -> list[Ask]:
@@ -343,7 +352,7 @@ class Job:
         if again or asked.row in self.paid_before:
             self.paid_before.put(asked.row, spent)
         del self.outstanding[custom_id]
-        self.budget.settle(asked.cap, new.pico)
+        self.budget.settle(asked.reserved, new.pico)
         self.cancelled = self.cancelled or outcome.code == "cancelled"
         if not again:
             self.totals.add(outcome, new)
@@ -376,7 +385,7 @@ class Job:
         """Ends a request that Kafka will never take."""
         asked = self.outstanding.pop(custom_id, None)
         if asked is not None:
-            self.budget.settle(asked.cap, 0)
+            self.budget.settle(asked.reserved, 0)
             self._write([(asked.row, local_error_line(self.tenant, self.name, BadRow(custom_id, code, reason)), False)])
 
     def _write(self, lines: list[tuple[int, bytes, bool]]) -> None:
@@ -395,7 +404,7 @@ class Job:
         """Nothing is on its way, and nothing more may be sent in this run."""
         if self.outstanding:
             return False
-        return self.cancelled or (self._exhausted and self._waiting is None and not self._again)
+        return self.cancelled or self._all_taken
 
     def checkpoint(self, offsets: dict[int, int], seconds: float, *, sync: bool) -> None:
         """Remembers how far the responses are read. Call it only when all of them are settled."""

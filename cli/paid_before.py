@@ -24,9 +24,12 @@ class PaidBefore:
     database: JobDatabase
     total: Spent = NOTHING
     _rows: dict[int, Spent] = field(default_factory=dict)
+    _most: dict[int, int] = field(default_factory=dict)
 
     def load(self) -> None:
-        self._rows = self.database.load_spent()
+        found = self.database.load_spent()
+        self._rows = {row: spent for row, (spent, _) in found.items()}
+        self._most = {row: most for row, (_, most) in found.items() if most is not None}
         self.total = sum(self._rows.values(), NOTHING)
 
     def __contains__(self, row: int) -> bool:
@@ -39,12 +42,23 @@ class PaidBefore:
         self.database.forget_spent()
         self.total = NOTHING
         self._rows.clear()
+        self._most.clear()
 
     def put(self, row: int, spent: Spent) -> None:
         """Durable on return, or with the transaction that it is part of."""
         self.database.put_spent(row, spent)
         self.total += spent - self.of(row)
         self._rows[row] = spent
+
+    def allow(self, row: int, most: int) -> None:
+        """Before it is asked for: what it may cost in all from now on, in pico-dollars. Of rows that took nothing, nothing is kept."""
+        if row in self._rows:
+            self.database.put_most(row, most)
+            self._most[row] = most
+
+    def allowed(self, row: int, cap: int) -> int:
+        """What the row was last allowed to cost in all; `cap`, the most of one call, where it was asked only once."""
+        return min(self._most.get(row, cap), self.of(row).pico + cap)
 
 
 def own_limit(row: Row) -> int | None:

@@ -19,7 +19,9 @@ STATE_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ids (digest BLOB PRIMARY KEY, row INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS spent (row INTEGER PRIMARY KEY, calls INTEGER NOT NULL, cost INTEGER NOT NULL, ambiguous INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (
+  row INTEGER PRIMARY KEY, calls INTEGER NOT NULL, cost INTEGER NOT NULL, ambiguous INTEGER NOT NULL, most INTEGER
+);
 """
 
 
@@ -93,12 +95,22 @@ class JobDatabase:
     def put_spent(self, row: int, spent: Spent) -> None:
         with _database_errors():
             values = (row, spent.calls, spent.cost_pico, spent.ambiguous_cap_pico)
-            self._db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", values)
+            self._db.execute(
+                """INSERT INTO spent (row, calls, cost, ambiguous) VALUES (?, ?, ?, ?) ON CONFLICT (row) DO UPDATE
+                SET calls = excluded.calls, cost = excluded.cost, ambiguous = excluded.ambiguous""",
+                values,
+            )
 
-    def load_spent(self) -> dict[int, Spent]:
-        """By row, for rows that were asked more than once."""
+    def put_most(self, row: int, pico: int) -> None:
+        """What a row of `put_spent` may cost in all, as it is asked for now."""
         with _database_errors():
-            return {row: Spent(*values) for row, *values in self._db.execute("SELECT row, calls, cost, ambiguous FROM spent")}
+            self._db.execute("UPDATE spent SET most = ? WHERE row = ?", (pico, row))
+
+    def load_spent(self) -> dict[int, tuple[Spent, int | None]]:
+        """By row, for rows that were asked more than once: what they took, and what they may cost in all where that was said."""
+        with _database_errors():
+            found = self._db.execute("SELECT row, most, calls, cost, ambiguous FROM spent")
+            return {row: (Spent(*values), most) for row, most, *values in found}
 
     def forget_spent(self) -> None:
         with _database_errors():
