@@ -1,8 +1,12 @@
 """`cancel`: tells every worker to stop paying for a job; what has no answer yet is answered with the error `cancelled`."""
 
 from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
+from ..pipeline.errors import EngineError
 from ..schemas.controls import Cancel
 from ..schemas.topics import Topics
+from .accounts import job_summary
+from .costs_access import CostsLocation, open_costs
+from .submitted import Submissions
 
 FLUSH_S = 30.0
 
@@ -19,3 +23,14 @@ def cancel_job(tenant: str, job: str, brokers: str, topics: Topics, now_ms: int)
     finally:
         producer.close()
         controls.close()
+
+
+def is_known(tenant: str, job: str, submissions: Submissions, costs: CostsLocation) -> bool:
+    """Was it submitted from this machine, or has any request of it a cost? Where the costs can't be asked, it counts as known."""
+    if submissions.load(tenant, job) is not None:
+        return True
+    try:
+        with open_costs(costs) as reader:
+            return job_summary(reader, job, tenant=tenant).requests > 0
+    except EngineError as error:
+        return error.code != "no_costs"

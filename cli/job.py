@@ -17,7 +17,7 @@ from .asking import Asked
 from .budget import Admission, Budget
 from .input_file import Line, read_line_at, read_lines
 from .job_files import JobFiles
-from .outcome import NotAResponse, Outcome, Spent, Totals, read_outcome
+from .outcome import NotAResponse, Outcome, Spent, Totals, read_outcome, shared_line
 from .paid_before import NOTHING, PaidBefore, dearer_than_known, own_limit, paid_in_vain
 from .rows import BadRow, Row, RowDefaults, custom_id_of, id_digest, job_prefix, local_error_line, oversized_row, parse_row, repeat_digest
 from .spool import Entry, Kind
@@ -412,7 +412,7 @@ class Job:
 
     def write_answers(self) -> bool:
         """Lets the answers file grow. True where there may be more to write."""
-        return self.files.answers.advance(self.files.index, self.files.journal, self.total)
+        return self.files.answers.advance(self.files.index, self.files.journal, self.total, share=shared_line)
 
     def open_rows(self) -> Iterator[bytes]:
         """The rest of the answers file, where rows are left that were not sent: those as errors that are not final."""
@@ -426,7 +426,8 @@ class Job:
         for row, entry in index.scan(self.files.answers.rows, cursor_row):
             source = index.resolve(entry)
             if source.kind in (Kind.ANSWERED, Kind.FAILED):
-                yield journal.read(source)
+                answer = journal.read(source)
+                yield answer if source is entry else shared_line(answer)
             else:
                 first = entry.offset if entry.kind is Kind.SAME_AS else row
                 lost = first in self.paid_before and not self.cancelled

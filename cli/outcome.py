@@ -98,6 +98,18 @@ def read_outcome(value: bytes) -> Outcome:
         raise NotAResponse(str(wrong)) from wrong
 
 
+def shared_line(line: bytes) -> bytes:
+    """The line of a row that repeats an earlier one: all money stands on the first one's, so that the sums of a file are the bill."""
+    data = orjson.loads(line)
+    engine = data["engine"]
+    for name in ("cost_usd", "ambiguous_cap_usd", "counterfactual_usd"):
+        if name in engine:
+            engine[name] = "0"
+    if "savings" in engine:
+        engine["savings"] = dict.fromkeys(engine["savings"], "0")
+    return orjson.dumps(data)
+
+
 @dataclass(slots=True)
 class Totals:
     """Sums over the responses of a job, each counted once. Kept in the job's state between runs."""

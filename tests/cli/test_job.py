@@ -386,6 +386,22 @@ def test_a_row_to_be_asked_again_waits_for_the_room_that_others_give_back(tmp_pa
     assert [ask.custom_id for ask in job.take(5, due=0.0)] == ["a"]
 
 
+def test_the_money_of_an_answer_stands_once_in_the_file_however_many_rows_share_it(tmp_path: Path) -> None:
+    world = World(tmp_path, list("aba"))
+    job = world.start()
+    world.ask(job, 5)
+    line = response_line("a", "t", "j", counterfactual_usd="0.003", savings={"routing": "0.002"})
+    world.responses.append((request_key("t", "j", "a"), orjson.dumps(line)))
+    world.answer("b")
+    world.settle(job, 9)
+    job.write_answers()
+    first, _, copy = world.lines()
+    assert first == line
+    assert (copy["custom_id"], copy["response"]) == ("a", line["response"])
+    assert [copy["engine"][name] for name in ("cost_usd", "counterfactual_usd")] == ["0", "0"]
+    assert copy["engine"]["savings"] == {"routing": "0"}
+
+
 def test_on_another_kafka_what_calls_took_before_comes_on_top(tmp_path: Path) -> None:
     world = World(tmp_path, ["a"], limit=5 * MILLI)
     job = world.start()
