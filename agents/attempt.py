@@ -230,6 +230,7 @@ class Attempt:
             chosen=self.call.route.chosen,
             attempts=max(attempts, 1),
             spent_pico=spent + paid,
+            ambiguous_pico=self.owned.ledger.possibly_spent(intent.flight, but=intent.attempt),
             at_ms=self.p.now(),
         )
         encoded = packets.ledger.encode_one(record)

@@ -236,7 +236,8 @@ class Tend:
         if tried.next == "give_up" and tried.error is not None:
             attempts, spent = self._owned.ledger.spent(row.flight)
             info = ErrorInfo(code=tried.error.code, message=str(tried.error))
-            failure = Failure(flight=row.flight, request=request, error=info, attempts=attempts, spent_pico=spent, at_ms=self._p.now())
+            failure = Failure(flight=row.flight, request=request, error=info, attempts=attempts, spent_pico=spent,
+                              ambiguous_pico=self._owned.ledger.possibly_spent(row.flight), at_ms=self._p.now())  # fmt: skip
             await self._p.ledger.book(self._owned.partition, failure, WAIT_S[request.lane])
 
     async def _forget(self, provider: BatchProvider) -> None:

@@ -412,12 +412,11 @@ class _Payment:
         return True
 
     async def _fail(self, error: ErrorInfo) -> bool:
-        attempts, spent = self._owned.ledger.spent(self._request.flight)
-        await self._book(
-            Failure(
-                flight=self._request.flight, request=self._request, error=error, attempts=attempts, spent_pico=spent, at_ms=self._p.now()
-            )
-        )
+        flight, ledger = self._request.flight, self._owned.ledger
+        attempts, spent = ledger.spent(flight)
+        failure = Failure(flight=flight, request=self._request, error=error, attempts=attempts, spent_pico=spent,
+                          ambiguous_pico=ledger.possibly_spent(flight), at_ms=self._p.now())  # fmt: skip
+        await self._book(failure)
         return True
 
     async def _book(self, record: LedgerRecord) -> None:

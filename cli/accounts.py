@@ -39,6 +39,8 @@ class JobSummary:
     counterfactual_usd: Decimal = Decimal(0)
     saved_usd: Mapping[str, Decimal] = _zero_by(CAUSES)
     seconds: Decimal = Decimal(0)
+    possibly_paid_usd: Decimal = Decimal(0)
+    """At most this much may have been billed on top of the cost: calls whose answer never came, each at its cap."""
 
     @property
     def saved_total_usd(self) -> Decimal:
@@ -54,6 +56,7 @@ class JobSummary:
                 "cached": dict(self.cached),
                 "provider_calls": self.provider_calls,
                 "cost_usd": _number(self.cost_usd),
+                "possibly_paid_usd": _number(self.possibly_paid_usd),
                 "counterfactual_usd": _number(self.counterfactual_usd),
                 "saved_usd": {cause: _number(amount) for cause, amount in self.saved_usd.items()},
                 "seconds": _number(self.seconds),
@@ -77,7 +80,7 @@ _TOTALS = f"""SELECT
   countIf(kind = 'answer' AND cache_tier = 'semantic') AS semantic,
   countIf(kind = 'answer' AND cache_tier = 'coalesced') AS coalesced,
   countIf(kind = 'answer' AND cache_tier = 'none') + countIf(kind NOT IN ('answer', 'error', 'embedding')) AS provider_calls,
-  sum(base_cost) AS cost, sum(counterfactual_cost) AS counterfactual,
+  sum(base_cost) AS cost, sum(ambiguous_cap) AS possibly_paid, sum(counterfactual_cost) AS counterfactual,
   sum(exact_savings) AS saved_exact, sum(semantic_savings) AS saved_semantic, sum(coalescing_savings) AS saved_coalescing,
   sum(routing_savings) AS saved_routing, sum(prefix_savings) AS saved_prefix, sum(batching_savings) AS saved_batch,
   maxOrNull(toUnixTimestamp64Milli(timestamp))
@@ -96,6 +99,7 @@ def job_summary(costs: CostReader, job: str | None, *, tenant: str | None = None
         cached={tier: found[tier] for tier in TIERS},
         provider_calls=found["provider_calls"],
         cost_usd=found["cost"],
+        possibly_paid_usd=found["possibly_paid"],
         counterfactual_usd=found["counterfactual"],
         saved_usd={cause: found[f"saved_{cause}"] for cause in CAUSES},
         seconds=Decimal(found["milliseconds"] or 0).scaleb(-3),

@@ -15,10 +15,14 @@ class Asked:
     """Of its line in the input file, to read it again; bytes, as `length`."""
     length: int
     cap: int = 0
-    """Reserved for it, in pico-dollars."""
+    """The most of one call, in pico-dollars."""
     due: float = 0.0
     """When it is asked again."""
     times: int = 0
+    limit: int = 0
+    """What it may cost in all, earlier calls included: so it is told the engine; pico-dollars."""
+    reserved: int = 0
+    """What the budget keeps free for it, in pico-dollars."""
 
 
 @dataclass(slots=True)

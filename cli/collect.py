@@ -102,7 +102,9 @@ class Best:
 
 
 def collect_job(options: CollectOptions, brokers: str, topics: Topics, submissions: Submissions) -> CollectResult:
-    """Writes the file whole or not at all. Raises `ConfigError`, `Unavailable`, `DiskFull`: then an earlier file stands as it was."""
+    """Writes the file whole or not at all. Raises `ConfigError` (also of a job that nothing is known of), `Unavailable`, `DiskFull`: then
+    an earlier file stands as it was.
+    """
     known = submissions.load(options.tenant, options.job)
     expected = options.count if options.count is not None else (known.requests if known is not None else None)
     if options.wait and expected is None:
@@ -115,11 +117,20 @@ def collect_job(options: CollectOptions, brokers: str, topics: Topics, submissio
             best = Best(Path(scratch))
             try:
                 _read(options, consumer, best, expected)
+                if expected is None and not best.answered + best.failed:
+                    raise _unknown(options)
                 return _write(options, best, expected, submissions.errors(options.tenant, options.job), Path(scratch))
             finally:
                 best.close()
     finally:
         consumer.close()
+
+
+def _unknown(options: CollectOptions) -> ConfigError:
+    return ConfigError(
+        f"the job {options.job!r} of tenant {options.tenant!r} is not known: it was not submitted from this machine and has no response "
+        "yet; nothing was written. Check the name, or say --count N to wait for its requests"
+    )
 
 
 def _parent(output: Path) -> Path:

@@ -20,7 +20,7 @@ def config_command(
         settings = load_settings()
     except ConfigError as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(2) from error
     rows = list(effective(settings))
     if as_json:
         typer.echo(orjson.dumps({r.name: {"value": r.value, "source": r.source} for r in rows}, option=orjson.OPT_INDENT_2).decode())

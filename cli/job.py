@@ -7,18 +7,18 @@ The order of the writes is the promise: a row is ASKED on disk before it is prod
 transaction that claims its custom_id. So every row that may have been paid is known after a kill.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 
 from ..pipeline.errors import EngineError
 from ..pipeline.respond import usd
-from ..schemas.record import PICO_PER_USD
 from .asking import Asked
 from .budget import Admission, Budget
 from .input_file import Line, read_line_at, read_lines
 from .job_files import JobFiles
-from .outcome import NotAResponse, Outcome, Totals, read_outcome
+from .outcome import NotAResponse, Outcome, Spent, Totals, read_outcome, shared_line
+from .paid_before import NOTHING, PaidBefore, dearer_than_known, own_limit, paid_in_vain
 from .rows import BadRow, Row, RowDefaults, custom_id_of, id_digest, job_prefix, local_error_line, oversized_row, parse_row, repeat_digest
 from .spool import Entry, Kind
 
@@ -26,6 +26,7 @@ CapOf = Callable[[Row], int]
 """The most that a row can cost, in pico-dollars; raises `EngineError` where that can't be known."""
 
 BATCH = 256
+_NO_LIMIT = 2**62
 _REPEATS_WATCHED = 200_000
 
 
@@ -75,15 +76,22 @@ class Job:
     counts: Counts = field(default_factory=Counts)
     outstanding: dict[str, Asked] = field(default_factory=dict)
     cancelled: bool = False
+    paid_before: PaidBefore = field(init=False)
+    """Of rows that are asked more than once; part of `totals`, and not of those saved."""
     notes: list[str] = field(default_factory=list)
     """For the user, to be shown once each."""
     _candidates: Iterator[_Candidate] | None = None
     _waiting: _Candidate | None = None
+    _again: deque[Line] = field(default_factory=deque)
+    """Rows whose next try needs room for what the earlier ones may have cost."""
     _exhausted: bool = False
     _read_before: int = 0
     """Rows below may have been handled in a run that was killed before it moved the cursor."""
     _cursor: tuple[int, int] = (0, 0)
     _repeats: dict[bytes, int] | None = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.paid_before = PaidBefore(self.files.database)
 
     @property
     def name(self) -> str:
@@ -95,15 +103,32 @@ class Job:
         """Rebuilds what was known when the last run ended, however it ended."""
         files = self.files
         self.totals, journal_end = files.load_totals()
+        self.paid_before.load()
         for row, offset, line in files.journal.scan(journal_end):
             entry = files.index.get(row)
             if entry.kind in (Kind.ANSWERED, Kind.FAILED) and entry.offset == offset:
-                self.totals.add(read_outcome(line))
+                outcome = read_outcome(line)
+                self.totals.add(outcome, NOTHING if row in self.paid_before else outcome.spent)
+        self.totals.spend(self.paid_before.total)
         self._cursor = files.load_cursor()
         self._read_before = self._cursor[0] + BATCH
         for row, entry in files.index.scan():
             self._remember(row, entry)
-        self.budget.spent = self.totals.cost_pico
+        self.budget.spent = self.totals.possibly_pico
+
+    def set_aside(self, row: int, spent: Spent) -> None:
+        """Before a failed row is asked again: what it took is remembered by itself, since its next response tells it once more."""
+        if row in self.paid_before or spent == NOTHING:
+            return
+        with self.files.database.transaction():
+            self.paid_before.put(row, spent)
+            self.files.save_totals(self.totals.without(self.paid_before.total))
+
+    def forget_calls(self) -> None:
+        """On another Kafka the engine knows of no call made before: what its responses tell comes on top."""
+        with self.files.database.transaction():
+            self.paid_before.clear()
+            self.files.save_totals(self.totals)
 
     def recount(self) -> None:
         """After rows were marked to be asked again."""
@@ -123,14 +148,17 @@ class Job:
         elif entry.kind is Kind.ASKED and row < self._cursor[0]:
             parsed = self._reread(row, entry.offset, entry.length)
             if isinstance(parsed, Row):
-                asked = Asked(row, entry.offset, entry.length, self._cap(parsed), due=0.0)
-                self.outstanding[parsed.custom_id] = asked
-                self.budget.reserve(asked.cap)
+                cap = self._cap(parsed)
+                limit = self.paid_before.allowed(row, cap)
+                # Killed while a response was written down: what that told is spent, and no more of it is to come.
+                reserved = max(0, limit - self.paid_before.of(row).pico)
+                self.outstanding[parsed.custom_id] = Asked(row, entry.offset, entry.length, cap, 0.0, limit=limit, reserved=reserved)
+                self.budget.reserve(reserved)
 
     def _cap(self, row: Row) -> int:
         if self.budget.limit is None:
             return 0
-        own = _own_limit(row)
+        own = own_limit(row)
         cap = self.cap_of(row)
         return cap if own is None else min(cap, own)
 
@@ -150,7 +178,7 @@ class Job:
         Raises `DiskFull`.
         """
         asks: list[Ask] = []
-        if self._exhausted or self.cancelled:
+        if self.cancelled or self._all_taken:
             return asks
         local: list[tuple[int, bytes, bool]] = []
         with self.files.database.transaction():
@@ -162,10 +190,16 @@ class Job:
             self.files.save_cursor(self._cursor)
         return asks
 
+    @property
+    def _all_taken(self) -> bool:
+        return self._exhausted and self._waiting is None and not self._again
+
     def _next(self) -> _Candidate | None:
         if self._waiting is not None:
             candidate, self._waiting = self._waiting, None
             return candidate
+        if self._again:
+            return self._candidate(self._again.popleft(), held_before=True)
         if self._candidates is None:
             self._candidates = self._all_candidates()
         found = next(self._candidates, None)
@@ -195,6 +229,8 @@ class Job:
     def _handle(self, candidate: _Candidate, asks: list[Ask], local: list[tuple[int, bytes, bool]], due: float) -> bool:
         """False where the candidate must wait."""
         line, parsed = candidate.line, candidate.parsed
+        if candidate.held_before and self.files.index.get(line.row).kind is not Kind.HELD:
+            return True  # asked again before its turn came
         if not candidate.held_before and line.row < self._read_before and self._is_final(line.row):
             self._advance(candidate)
             return True
@@ -240,12 +276,22 @@ class Job:
         if not sent:
             self.counts.held += 1
             return
-        self.budget.reserve(candidate.cap)
-        self.outstanding[row.custom_id] = Asked(line.row, line.offset, line.length, candidate.cap, due, times=1)
-        asks.append(self._ask(row, candidate.cap))
+        cap = candidate.cap
+        # The engine counts all calls of a row, those of earlier tries too: what they may have cost is paid for already.
+        limit = _NO_LIMIT if self.budget.limit is None else cap + self.paid_before.of(line.row).pico
+        own = own_limit(row)
+        if own is not None:
+            limit = min(limit, own)
+        self.paid_before.allow(line.row, limit)
+        self.budget.reserve(cap)
+        asked = Asked(line.row, line.offset, line.length, cap, due, times=1, limit=limit, reserved=cap)
+        self.outstanding[row.custom_id] = asked
+        asks.append(self._ask(row, asked))
 
-    def _ask(self, row: Row, cap: int) -> Ask:
-        return Ask(row.custom_id, row.value if self.budget.limit is None else row.value_within(usd(cap)), row.bulk)
+    def _ask(self, row: Row, asked: Asked) -> Ask:
+        if self.budget.limit is None:
+            return Ask(row.custom_id, row.value, row.bulk)
+        return Ask(row.custom_id, row.value_within(usd(asked.limit)), row.bulk)
 
     def due(self, now: float, wait: Callable[[int], float], limit: int = BATCH) -> list[Ask]:
         """Requests to produce again since no response came in time; safe, since the engine knows them by their identity."""
@@ -257,7 +303,7 @@ class Job:
             asked.due = now + wait(asked.times)
             parsed = self._reread(asked.row, asked.offset, asked.length)
             if isinstance(parsed, Row) and parsed.custom_id == custom_id:
-                asks.append(self._ask(parsed, asked.cap))
+                asks.append(self._ask(parsed, asked))
             if len(asks) >= limit:
                 break
         return asks
@@ -271,12 +317,13 @@ class Job:
     # --- what comes back ------------------------------------------------------------------------------------------
 
     def settle(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> int:
-        """Takes (key, value) pairs of the responses topic; how many rows became final. Others' responses and repeats are passed over.
+        """Takes (key, value) pairs of the responses topic; how many answered a row that waits. Others' and repeats are passed over.
 
         Raises `DiskFull`: then the records count as not read.
         """
         prefix = job_prefix(self.tenant, self.name)
         lines: list[tuple[int, bytes, bool]] = []
+        taken = 0
         for key, value in records:
             custom_id = None if key is None or value is None else custom_id_of(key, prefix)
             if custom_id is None or value is None or custom_id not in self.outstanding:
@@ -286,22 +333,59 @@ class Job:
             except NotAResponse as error:
                 self.notes.append(f"a record on the responses topic for {custom_id!r} is no response ({error}); still waiting for one")
                 continue
-            lines.append(self._account(custom_id, outcome))
+            taken += 1
+            lines += self._account(custom_id, outcome)
         self._write(lines)
-        return len(lines)
+        return taken
 
-    def _account(self, custom_id: str, outcome: Outcome) -> tuple[int, bytes, bool]:
-        asked = self.outstanding.pop(custom_id)
-        self.totals.add(outcome)
-        self.budget.settle(asked.cap, outcome.cost_pico)
+    def _account(self, custom_id: str, outcome: Outcome) -> list[tuple[int, bytes, bool]]:
+        """The line that makes the row final; none where it is to be asked again."""
+        asked = self.outstanding[custom_id]
+        over = outcome.code == "over_budget"
+        own = self._own_limit_of(asked) if over else None
+        if over and self._was_outbid(asked, outcome, own):
+            return []
+        before = self.paid_before.of(asked.row)
+        spent = outcome.spent.most(before)
+        new = spent - before
+        again = over and self._may_be_asked_again(asked, outcome, spent, own)
+        if again or asked.row in self.paid_before:
+            self.paid_before.put(asked.row, spent)
+        del self.outstanding[custom_id]
+        self.budget.settle(asked.reserved, new.pico)
         self.cancelled = self.cancelled or outcome.code == "cancelled"
-        return asked.row, outcome.line, outcome.ok
+        if not again:
+            self.totals.add(outcome, new)
+            ours = over and own is None and self.budget.limit is not None
+            return [(asked.row, dearer_than_known(outcome.line, asked.cap, spent) if ours else outcome.line, outcome.ok)]
+        self.totals.spend(new)
+        self.files.index.put(asked.row, Entry(Kind.HELD, asked.offset, asked.length))
+        self._again.append(read_line_at(self.files.input.fileno(), asked.row, asked.offset, asked.length))
+        return []
+
+    def _own_limit_of(self, asked: Asked) -> int | None:
+        row = self._reread(asked.row, asked.offset, asked.length)
+        return own_limit(row) if isinstance(row, Row) else None
+
+    def _was_outbid(self, asked: Asked, outcome: Outcome, own: int | None) -> bool:
+        """Is it the answer to an earlier request of the row, with a lower limit? The later one's money stays reserved: it may be paid."""
+        if outcome.limit_pico is None:
+            return False
+        limit = own if self.budget.limit is None else asked.limit
+        return limit is None or outcome.limit_pico < limit
+
+    def _may_be_asked_again(self, asked: Asked, outcome: Outcome, spent: Spent, own: int | None) -> bool:
+        """Was the limit that the row was refused for ours alone? Then what is left of --max-cost decides, not the cap of one call."""
+        refused_for = max(asked.limit, outcome.limit_pico or 0)
+        if self.budget.limit is None or (own is not None and refused_for >= own):
+            return False
+        return spent.pico + asked.cap > refused_for
 
     def refuse(self, custom_id: str, code: str, reason: str) -> None:
         """Ends a request that Kafka will never take."""
         asked = self.outstanding.pop(custom_id, None)
         if asked is not None:
-            self.budget.settle(asked.cap, 0)
+            self.budget.settle(asked.reserved, 0)
             self._write([(asked.row, local_error_line(self.tenant, self.name, BadRow(custom_id, code, reason)), False)])
 
     def _write(self, lines: list[tuple[int, bytes, bool]]) -> None:
@@ -318,15 +402,17 @@ class Job:
     @property
     def finished(self) -> bool:
         """Nothing is on its way, and nothing more may be sent in this run."""
-        return not self.outstanding and self._waiting is None and (self._exhausted or self.cancelled)
+        if self.outstanding:
+            return False
+        return self.cancelled or self._all_taken
 
     def checkpoint(self, offsets: dict[int, int], seconds: float, *, sync: bool) -> None:
         """Remembers how far the responses are read. Call it only when all of them are settled."""
-        self.files.save_checkpoint(self.totals, offsets, seconds, sync=sync)
+        self.files.save_checkpoint(self.totals.without(self.paid_before.total), offsets, seconds, sync=sync)
 
     def write_answers(self) -> bool:
         """Lets the answers file grow. True where there may be more to write."""
-        return self.files.answers.advance(self.files.index, self.files.journal, self.total)
+        return self.files.answers.advance(self.files.index, self.files.journal, self.total, share=shared_line)
 
     def open_rows(self) -> Iterator[bytes]:
         """The rest of the answers file, where rows are left that were not sent: those as errors that are not final."""
@@ -340,10 +426,13 @@ class Job:
         for row, entry in index.scan(self.files.answers.rows, cursor_row):
             source = index.resolve(entry)
             if source.kind in (Kind.ANSWERED, Kind.FAILED):
-                yield journal.read(source)
+                answer = journal.read(source)
+                yield answer if source is entry else shared_line(answer)
             else:
                 first = entry.offset if entry.kind is Kind.SAME_AS else row
-                yield self._unsent(self._reread(first, source.offset, source.length), why)
+                lost = first in self.paid_before and not self.cancelled
+                said = paid_in_vain(self.paid_before.of(first)) if lost else why
+                yield self._unsent(self._reread(first, source.offset, source.length), said)
         for line in read_lines(self.files.input, row=cursor_row, offset=cursor_offset, end=self.files.input_size):
             yield self._unsent(self._parse(line), why)
 
@@ -367,14 +456,3 @@ class Job:
             )
         if first != row or len(self._repeats) > _REPEATS_WATCHED:
             self._repeats = None
-
-
-def _own_limit(row: Row) -> int | None:
-    given = row.engine.get("max_cost_usd")
-    if given is None:
-        return None
-    try:
-        limit = Decimal(str(given)) * PICO_PER_USD
-    except InvalidOperation:
-        return None  # refused at the engine's door
-    return int(limit) if limit.is_finite() and limit >= 0 else None

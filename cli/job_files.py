@@ -70,6 +70,11 @@ class JobFiles:
         with self.database.transaction():
             self.database.put("checkpoint", checkpoint)
 
+    def save_totals(self, totals: Totals) -> None:
+        """Within a transaction: sums over all that is in the journal."""
+        checkpoint = self.database.get("checkpoint") or {"offsets": {}, "answers": [0, 0], "seconds": 0.0}
+        self.database.put("checkpoint", {**checkpoint, "totals": totals.as_dict(), "journal_end": self.journal.end})
+
     def load_totals(self) -> tuple[Totals, int]:
         """Sums up to a place in the journal."""
         checkpoint = self.database.get("checkpoint")
@@ -205,6 +210,7 @@ def _forget(folder: StateFolder, database: JobDatabase) -> None:
     folder.drop_bulk()
     database.clear()
     with database.transaction():
+        database.forget_spent()
         for name in ("job", "finished", "checkpoint", "cursor", "offsets"):
             database.put(name, None)
 

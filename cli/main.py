@@ -105,7 +105,10 @@ def submit(
     brokers = found.start(_tell) if start else found.running()
     result = submit_job(options, brokers, found.settings.topics, found.submissions(), stdin, _tell)
     typer.echo(result.job)
-    _tell(f"{result.sent:,} requests sent" + (f", {result.bad:,} rows could not be" if result.bad else ""))
+    sent = f"{result.sent:,} request{'' if result.sent == 1 else 's'} sent"
+    for count, what in ((result.repeated, "merged with an earlier one of the same custom_id"), (result.bad, "not sent")):
+        sent += f", {count:,} row{'' if count == 1 else 's'} {what}" if count else ""
+    _tell(sent)
     raise typer.Exit(1 if result.bad else 0)
 
 
@@ -131,8 +134,10 @@ def collect(
     options = CollectOptions(tenant or found.settings.default_tenant, job, output, wait, count, idle, timeout)
     result = collect_job(options, found.running(), found.settings.topics, found.submissions())
     missing = f", {result.missing:,} without a response yet" if result.missing else ""
+    possibly = result.totals.ambiguous_cap_pico
+    on_top = f", possibly {money(possibly)} on top" if possibly else ""
     _tell(
-        f"{result.answered:,} answered, {result.failed:,} failed{missing}; paid {money(result.totals.cost_pico)}, "
+        f"{result.answered:,} answered, {result.failed:,} failed{missing}; paid {money(result.totals.cost_pico)}{on_top}, "
         f"saved {money(result.totals.saved_total_pico)}"
     )
     raise typer.Exit(result.exit_code)
@@ -141,12 +146,20 @@ def collect(
 @app.command()
 def cancel(job: Annotated[str, typer.Argument(help="Its name.")], tenant: Tenant = None) -> None:
     """Stop paying for a job: what has no answer yet is answered with the error `cancelled`."""
-    from .cancel import cancel_job
+    from .cancel import cancel_job, is_known
     from .engine import engine, now_ms
+    from .where import costs_location
 
     found = engine()
-    cancel_job(tenant or found.settings.default_tenant, job, found.running(), found.settings.topics, now_ms())
-    _tell(f"The job {job} is cancelled; what a provider is already working on may still be answered, and paid.")
+    whose = tenant or found.settings.default_tenant
+    cancel_job(whose, job, found.running(), found.settings.topics, now_ms())
+    if is_known(whose, job, found.submissions(), costs_location()):
+        _tell(f"The job {job} is cancelled; what a provider is already working on may still be answered, and paid.")
+    else:
+        _tell(
+            f"No request of a job {job!r} of tenant {whose!r} is known here: check the name. Should there be some without an answer yet, "
+            "what came in until now is not paid any more; what comes later is answered."
+        )
 
 
 @app.command()

@@ -50,7 +50,8 @@ def print_report(report: Report, console: Console) -> None:
     if report.ambiguous:
         console.print(
             f"{report.ambiguous:,} call{'' if report.ambiguous == 1 else 's'} may or may not have been billed: "
-            f"at most {dollars(report.ambiguous_cap_usd)} on top of what was paid."
+            f"at most {dollars(report.ambiguous_cap_usd)} on top of what was paid. "
+            f"Net saved does not count that; if all of it was billed, it is {dollars(report.net_saved_at_least_usd)}."
         )
     for section in report.sections:
         console.print(_section(section))

@@ -46,8 +46,16 @@ class Report:
 
     @property
     def net_saved_usd(self) -> Decimal:
-        """Counterfactual less everything paid, audits and our own computing included; below 0 where the engine cost more."""
+        """Counterfactual less everything paid, audits and our own computing included; below 0 where the engine cost more.
+
+        What may have been billed on top is not subtracted: see `net_saved_at_least_usd`.
+        """
         return self.summary.counterfactual_usd - self.summary.cost_usd - self.infrastructure_usd
+
+    @property
+    def net_saved_at_least_usd(self) -> Decimal:
+        """Should every call whose answer never came have been billed at its cap."""
+        return self.net_saved_usd - self.ambiguous_cap_usd
 
     @property
     def net_saved_percent(self) -> float | None:

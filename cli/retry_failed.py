@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..pipeline.errors import ConfigError
 from .input_file import Line, read_lines
+from .job import Job
 from .job_files import JobFiles, output_lines
 from .outcome import NotAResponse, Totals, read_outcome
 from .rows import Row, RowDefaults, id_digest, parse_row
@@ -56,9 +57,9 @@ def _rebuild_some(files: JobFiles, defaults: RowDefaults, pairs: Iterator[tuple[
     return len(lines) < _BATCH
 
 
-def reask_failed(files: JobFiles, defaults: RowDefaults) -> int:
+def reask_failed(job: Job) -> int:
     """Marks the failed rows to be asked again; how many. Rows that can't be sent stay failed."""
-    marked = 0
+    files, defaults, marked = job.files, job.defaults, 0
     rows = _rows(files)
     cursor_row, _ = files.load_cursor()
     for number, entry in files.index.scan(0, cursor_row):
@@ -72,6 +73,8 @@ def reask_failed(files: JobFiles, defaults: RowDefaults) -> int:
         with files.database.transaction():
             first, first_content = files.database.claim(id_digest(parsed.custom_id), number, content)
         if first == number:
+            # What the failed tries took stays in the sums; the next response tells it once more.
+            job.set_aside(number, read_outcome(files.journal.read(entry)).spent)
             files.index.put(number, Entry(Kind.HELD, line.offset, line.length))
             marked += 1
         elif first_content == content:

@@ -248,6 +248,7 @@ class _Run:
         wire.watch_controls()
         cluster = wire.consumer.cluster_id()
         offsets = files.load_offsets(cluster)
+        offsets_lost = offsets is None
         if offsets is None:
             if self.opened.resumed and files.database.get("offsets"):
                 self.progress.note("this is another Kafka than the one the job began on: what was in flight there may be paid again")
@@ -257,10 +258,12 @@ class _Run:
         wire.consumer.assign(offsets)
         self.seconds_before = files.load_seconds()
         job.restore()
+        if offsets_lost:
+            job.forget_calls()
         if self.opened.resumed:
             self._catch_up()
         if self.opened.reask or self.opened.rebuild:
-            retry_failed.reask_failed(files, job.defaults)
+            retry_failed.reask_failed(job)
             job.recount()
         self.done_before = job.counts.final
         self._checkpoint(sync=True)
@@ -392,9 +395,6 @@ class _Run:
                 raise KeyboardInterrupt
             self.stopped = True
 
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's
-            return
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's
             return

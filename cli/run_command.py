@@ -140,15 +140,21 @@ def closing_lines(result: RunResult, options: RunOptions) -> list[str]:
     if result.already:
         lines.append(f"The job {result.job} had ended before; nothing was asked.")
     if result.unsent and result.cancelled:
-        lines.append(f"The job was cancelled: {result.unsent:,} rows were not sent. Run the same command again to go on.")
+        lines.append(f"The job was cancelled: {_rows(result.unsent)} not sent. Run the same command again to go on.")
     elif result.unsent:
         lines.append(
-            f"Stopped at --max-cost: {result.unsent:,} rows were not sent, since the most that they can cost does not fit. "
+            f"Stopped at --max-cost: {_rows(result.unsent)} left unanswered, since the most that another call can cost does not fit. "
             "Run the same command with a higher --max-cost to go on."
         )
     if failed:
-        lines.append(f"{failed:,} rows failed; their reasons stand in {options.output}. To ask them again: --retry-failed")
+        lines.append(
+            f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. To ask them again: --retry-failed"
+        )
     return lines
+
+
+def _rows(count: int) -> str:
+    return "1 row was" if count == 1 else f"{count:,} rows were"
 
 
 def summary_table(result: RunResult) -> Table:
@@ -167,6 +173,10 @@ def summary_table(result: RunResult) -> Table:
         if amount:
             table.add_row(f"saved by {cause}", dollars(amount), share(amount, s))
     table.add_row("paid", dollars(s.cost_usd), "")
+    if s.possibly_paid_usd:
+        table.add_row(
+            "possibly paid on top", dollars(s.possibly_paid_usd), "at most; calls whose bill is not known, not part of paid or saved"
+        )
     table.add_row("saved", dollars(s.counterfactual_usd - s.cost_usd), share(s.counterfactual_usd - s.cost_usd, s))
     return table
 

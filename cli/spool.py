@@ -8,7 +8,7 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +20,8 @@ _ENTRY = struct.Struct("<QII")
 _KIND_SHIFT = 56
 _OFFSET_MASK = (1 << _KIND_SHIFT) - 1
 _SCAN_ROWS = 4096
+
+Share = Callable[[bytes], bytes]
 
 
 class DiskFull(EngineError):
@@ -222,15 +224,16 @@ class AnswersFile:
         os.lseek(self._fd, size, os.SEEK_SET)
         self.rows, self.size = rows, size
 
-    def advance(self, index: RowIndex, journal: Journal, total: int, *, limit: int = 20_000) -> bool:
-        """Writes what can be written now, at most `limit` rows. True where there may be more."""
+    def advance(self, index: RowIndex, journal: Journal, total: int, *, share: Share = bytes, limit: int = 20_000) -> bool:
+        """Writes what can be written now, at most `limit` rows. True where there may be more. `share`: what a repeat of a line says."""
         lines: list[bytes] = []
         pending = 0
         for _, entry in index.scan(self.rows, min(total, self.rows + limit)):
             source = index.resolve(entry)
             if source.kind not in (Kind.ANSWERED, Kind.FAILED):
                 break
-            lines.append(journal.read(source))
+            line = journal.read(source)
+            lines.append(line if source is entry else share(line))
             pending += len(lines[-1])
             if pending > 1 << 22:
                 break

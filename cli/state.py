@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ..pipeline.errors import ConfigError
+from .outcome import Spent
 from .spool import DiskFull, StateDamaged
 
 STATE_VERSION = 1
@@ -18,6 +19,9 @@ STATE_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ids (digest BLOB PRIMARY KEY, row INTEGER NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (
+  row INTEGER PRIMARY KEY, calls INTEGER NOT NULL, cost INTEGER NOT NULL, ambiguous INTEGER NOT NULL, most INTEGER
+);
 """
 
 
@@ -87,6 +91,30 @@ class JobDatabase:
         with _database_errors():
             found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return default if found is None else orjson.loads(found[0])
+
+    def put_spent(self, row: int, spent: Spent) -> None:
+        with _database_errors():
+            values = (row, spent.calls, spent.cost_pico, spent.ambiguous_cap_pico)
+            self._db.execute(
+                """INSERT INTO spent (row, calls, cost, ambiguous) VALUES (?, ?, ?, ?) ON CONFLICT (row) DO UPDATE
+                SET calls = excluded.calls, cost = excluded.cost, ambiguous = excluded.ambiguous""",
+                values,
+            )
+
+    def put_most(self, row: int, pico: int) -> None:
+        """What a row of `put_spent` may cost in all, as it is asked for now."""
+        with _database_errors():
+            self._db.execute("UPDATE spent SET most = ? WHERE row = ?", (pico, row))
+
+    def load_spent(self) -> dict[int, tuple[Spent, int | None]]:
+        """By row, for rows that were asked more than once: what they took, and what they may cost in all where that was said."""
+        with _database_errors():
+            found = self._db.execute("SELECT row, most, calls, cost, ambiguous FROM spent")
+            return {row: (Spent(*values), most) for row, most, *values in found}
+
+    def forget_spent(self) -> None:
+        with _database_errors():
+            self._db.execute("DELETE FROM spent")
 
     def clear(self) -> None:
         """Forgets the custom_ids; the facts stay."""

@@ -212,6 +212,11 @@ class Ledger:
         row = self._row(flight)
         return len(row.attempts), row.certain_pico
 
+    def possibly_spent(self, flight: str, *, but: str = "") -> int:
+        """The caps, in pico-dollars, of attempts whose bill is not known; `but`: an attempt that is being written down."""
+        unknown = (State.AMBIGUOUS, State.OPEN)
+        return sum(a.pico for id_, a in self._row(flight).attempts.items() if id_ != but and a.state in unknown)
+
     def decide(
         self,
         flight: str,

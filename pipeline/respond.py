@@ -118,6 +118,7 @@ class Clerk:
             ttl_s=request.cache_ttl_s,
             attempts=record.attempts,
             spent_pico=record.spent_pico,
+            ambiguous_pico=record.ambiguous_pico,
             scope=request.scope,
         )
         vector = _vector(record) if cacheable and request.shareable and record.embedding else None
@@ -132,7 +133,8 @@ class Clerk:
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
 
     def _failed(self, record: Failure) -> Outcome:
-        answer = failed(record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico)
+        answer = failed(record.request, record.error, record.at_ms, attempts=record.attempts, spent_pico=record.spent_pico,
+                        ambiguous_pico=record.ambiguous_pico)  # fmt: skip
         cost = _event(record.request, record.at_ms, event_id=error_id(record.request.identity, record.request.fingerprint), kind="error",
                       error_code=record.error.code, latency_ms=max(0, record.at_ms - record.request.accepted_ms))  # fmt: skip
         return Outcome(answer, None, cost)
@@ -167,6 +169,7 @@ class Clerk:
                 job=waiter.identity.job,
                 model_used=answer.model_used,
                 cost_usd=usd(record.spent_pico if provider else 0),
+                ambiguous_cap_usd=usd(record.ambiguous_pico if provider else 0),
                 counterfactual_usd=usd(account.counterfactual),
                 savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
                                 routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
@@ -184,12 +187,28 @@ class Clerk:
     def _error_line(self, waiter: Waiter, record: AnswerRecord, now_ms: int, owner: bool) -> tuple[ResponseLine, CostEvent | None]:
         error = record.error or ErrorInfo(code="engine_error", message="the flight ended without an answer")
         line = error_line(waiter, error, now_ms, flight=record.flight, attempts=record.attempts if owner else 0,
-                          spent_pico=record.spent_pico if owner else 0)  # fmt: skip
+                          spent_pico=record.spent_pico if owner else 0,
+                          ambiguous_pico=record.ambiguous_pico if owner else 0, limit_pico=_limit(record, error))  # fmt: skip
         # An owner's failure has this row from the ledger already, under the same id; a refusal by the router has not.
         return line, error_event(waiter, error, now_ms, record.fingerprint)
 
 
-def error_line(waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "", attempts: int = 0, spent_pico: int = 0) -> ResponseLine:
+def _limit(record: AnswerRecord, error: ErrorInfo) -> int | None:
+    """Of the request that was refused: the waiter may have asked again with a higher one since."""
+    return record.request.max_cost_pico if record.request is not None and error.code == "over_budget" else None
+
+
+def error_line(
+    waiter: Waiter,
+    error: ErrorInfo,
+    now_ms: int,
+    *,
+    flight: str = "",
+    attempts: int = 0,
+    spent_pico: int = 0,
+    ambiguous_pico: int = 0,
+    limit_pico: int | None = None,
+) -> ResponseLine:
     """A response that says why there is no answer."""
     return ResponseLine(
         id=response_id(waiter.identity, flight + error.code),
@@ -199,6 +218,8 @@ def error_line(waiter: Waiter, error: ErrorInfo, now_ms: int, *, flight: str = "
             tenant=waiter.identity.tenant,
             job=waiter.identity.job,
             cost_usd=usd(spent_pico),
+            ambiguous_cap_usd=usd(ambiguous_pico),
+            max_cost_usd=None if limit_pico is None else usd(limit_pico),
             lane=waiter.lane.value,
             latency_ms=max(0, now_ms - waiter.accepted_ms),
             attempts=attempts,
@@ -217,7 +238,9 @@ def error_event(waiter: Waiter | Request, error: ErrorInfo, now_ms: int, fingerp
                   latency_ms=max(0, now_ms - waiter.accepted_ms))  # fmt: skip
 
 
-def failed(request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0, spent_pico: int = 0) -> AnswerRecord:
+def failed(
+    request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0, spent_pico: int = 0, ambiguous_pico: int = 0
+) -> AnswerRecord:
     """The outcome of a flight that ends without an answer; never cached."""
     return AnswerRecord(
         fingerprint=request.fingerprint,
@@ -228,6 +251,7 @@ def failed(request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0
         created_ms=now_ms,
         attempts=attempts,
         spent_pico=spent_pico,
+        ambiguous_pico=ambiguous_pico,
         scope=request.scope,
         request=request if error.code in PERSONAL else None,
     )

@@ -56,6 +56,8 @@ class Completion(Record):
     attempts: int
     spent_pico: int
     """Certain costs of this flight, this attempt included."""
+    ambiguous_pico: int = 0
+    """The caps of the flight's other attempts whose bill is not known: possibly spent on top."""
     at_ms: int
 
 
@@ -97,6 +99,8 @@ class Failure(Record):
     attempts: int
     spent_pico: int = 0
     """Certain costs of attempts that gave no usable answer."""
+    ambiguous_pico: int = 0
+    """The caps of attempts whose bill is not known: possibly spent on top."""
     at_ms: int
 
 

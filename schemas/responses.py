@@ -32,6 +32,11 @@ class EngineInfo(Record):
     job: str
     model_used: str | None = None
     cost_usd: str = "0"
+    """What was certainly paid for it, failed attempts included."""
+    ambiguous_cap_usd: str = "0"
+    """At most this much may have been paid on top: the caps of attempts whose bill nobody knows."""
+    max_cost_usd: str | None = None
+    """The limit that the request was refused for, where the error is `over_budget`."""
     counterfactual_usd: str = "0"
     savings: Savings = Savings()
     cache: CacheInfo = CacheInfo(tier="none")

@@ -340,6 +340,32 @@ def test_a_call_of_unknown_outcome_is_booked_at_its_cap_and_tried_again() -> Non
     assert world.kinds() == ["intent", "ambiguous", "intent", "completion"]
 
 
+def test_an_answer_after_a_lost_call_says_what_that_one_may_have_cost() -> None:
+    world = World(provider=fails_first(1, Ambiguous("reset")))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call())
+
+    run(main())
+    completion = world.records()[-1]
+    assert isinstance(completion, Completion)
+    assert (completion.spent_pico, completion.ambiguous_pico) == (PRICE, CAP)
+
+
+def test_a_request_refused_for_its_limit_says_what_its_lost_calls_may_have_cost() -> None:
+    world = World(provider=fails_first(1, Ambiguous("reset")))
+
+    async def main() -> None:
+        async with worker(world) as one:
+            await one.run(call(max_cost_pico=CAP))
+
+    run(main())
+    failure = world.records()[-1]
+    assert isinstance(failure, Failure)
+    assert (failure.error.code, failure.spent_pico, failure.ambiguous_pico) == ("over_budget", 0, CAP)
+
+
 def test_a_provider_that_hangs_is_cut_off_and_booked() -> None:
     world = World(provider=Bill(hangs))
 

@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
+from ..e2e.provider import Provider
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMAND = [sys.executable, "-m", "inference_engine.cli.main"]
 
@@ -63,7 +65,8 @@ def test_a_file_is_answered_and_the_report_the_file_and_the_costs_agree(cli: Cli
     assert [a["custom_id"] for a in answers if a["error"]] == ["odd"]
     report = orjson.loads((tmp_path / "report.json").read_bytes())
     assert set(report) == {
-        "requests", "answered", "failed", "cached", "provider_calls", "cost_usd", "counterfactual_usd", "saved_usd", "seconds",
+        "requests", "answered", "failed", "cached", "provider_calls", "cost_usd", "possibly_paid_usd", "counterfactual_usd", "saved_usd",
+        "seconds",
     }  # fmt: skip
     assert (report["requests"], report["answered"], report["failed"]) == (201, 200, 1)
     assert report["provider_calls"] == 50
@@ -117,13 +120,18 @@ def test_max_cost_holds_on_the_real_pipeline(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_submit_from_standard_input_then_collect(cli: Cli, tmp_path: Path) -> None:
-    submitted = cli("submit", "-", stdin=prompts(30, 30).replace("question", "piped question"))
+    rows = prompts(30, 30).replace("question", "piped question")
+    submitted = cli("submit", "-", stdin=rows + rows.splitlines()[0])
     assert submitted.returncode == 0, submitted.stderr
+    assert "30 requests sent, 1 row merged" in submitted.stderr
     job = submitted.stdout.strip()
     collected = cli("collect", job, "-o", "out.jsonl", "--timeout", "60")
     assert collected.returncode == 0, collected.stderr
     assert {a["custom_id"] for a in lines(tmp_path / "out.jsonl")} == {f"r{i}" for i in range(30)}
-    assert cli("cancel", job).returncode == 0
+    cancelled = cli("cancel", job)
+    assert (cancelled.returncode, "is cancelled" in cancelled.stderr) == (0, True)
+    unknown = cli("cancel", "nosuchjob")
+    assert (unknown.returncode, "No request of a job 'nosuchjob'" in unknown.stderr) == (0, True)
 
 
 def test_an_estimate_sends_nothing_and_counts_repeats(cli: Cli, tmp_path: Path) -> None:
@@ -150,3 +158,58 @@ def test_mistakes_get_one_clear_message_and_exit_code_2(cli: Cli, tmp_path: Path
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+Lossy = tuple[dict[str, str], Provider]
+
+
+@pytest.fixture(scope="module")
+def lossy(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lossy]:
+    """An engine before a provider that loses answers where it is told to, and bills them all the same."""
+    folder = tmp_path_factory.mktemp("lossy")
+    with Provider(folder) as provider:
+        ours = {
+            "KAFKA_BROKERS": kafka,
+            "KAFKA_TOPIC_PREFIX": "lossy.",
+            "INFERENCE_ENGINE_HOME": str(folder / "home"),
+            "CACHE_SEMANTIC_ENABLED": "false",
+            "OPENAI_API_KEY": "sk-test",
+            "OPENAI_BASE_URL": f"{provider.url}/v1",
+            "COLUMNS": "120",
+        }
+        environ = {**os.environ, **ours}
+        yield environ, provider
+        subprocess.run([*COMMAND, "down"], env=environ, capture_output=True, check=True, timeout=120)
+
+
+def lossy_run(
+    environ: dict[str, str], folder: Path, fault: str, max_cost: str
+) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+    rows = [{"custom_id": f"r{i}", "prompt": f"{max_cost} {i} [[fault:{fault}]]", "max_tokens": 20} for i in range(30)]
+    (folder / "in.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    asked = ["run", "in.jsonl", "-o", "out.jsonl", "--model", "gpt-5-mini", "--max-cost", max_cost, "--json-report", "report.json"]
+    done = subprocess.run([*COMMAND, *asked], env=environ, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
+    return done, orjson.loads((folder / "report.json").read_bytes())
+
+
+def billed(provider: Provider) -> int:
+    return sum(line.pico for line in provider.bill())
+
+
+def test_max_cost_holds_where_every_call_is_billed_and_lost(lossy: Lossy, tmp_path: Path) -> None:
+    environ, provider = lossy
+    before = billed(provider)
+    done, report = lossy_run(environ, tmp_path, "drop", "0.0003")
+    assert done.returncode == 1, done.stderr
+    assert 0 < billed(provider) - before <= report["possibly_paid_usd"] * 10**12 <= 300 * 10**6
+    assert "possibly paid on top" in done.stdout
+
+
+def test_with_ample_max_cost_lost_calls_lose_no_row(lossy: Lossy, tmp_path: Path) -> None:
+    environ, provider = lossy
+    before = billed(provider)
+    done, report = lossy_run(environ, tmp_path, "drop*1", "5.00")
+    assert done.returncode == 0, done.stderr
+    assert report["answered"] == 30
+    paid = round(report["cost_usd"] * 10**12)
+    assert paid < billed(provider) - before <= paid + round(report["possibly_paid_usd"] * 10**12)

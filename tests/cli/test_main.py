@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from inference_engine.cli import main as cli
 from inference_engine.pipeline.errors import ConfigError, Unavailable
@@ -36,6 +37,13 @@ def test_errors_of_ours_are_one_message_and_2(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "do this instead\n"
     assert ended(Unavailable("Kafka is silent")) == 2
     assert capsys.readouterr().err == "Stopped: Kafka is silent\n"
+
+
+def test_a_wrong_setting_is_2_for_config_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALL_TIMEOUT_SECONDS", "soon")
+    done = CliRunner().invoke(cli.app, ["config"])
+    assert done.exit_code == 2
+    assert "CALL_TIMEOUT_SECONDS" in done.output
 
 
 def test_an_interrupt_is_130() -> None:

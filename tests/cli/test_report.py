@@ -72,6 +72,7 @@ def test_the_summary_of_a_job_counts_requests_once_and_every_cent(store: ClickHo
         cached={"exact": 1, "semantic": 1, "coalesced": 1},
         provider_calls=3,
         cost_usd=Decimal("0.08"),
+        possibly_paid_usd=Decimal("0.5"),
         counterfactual_usd=Decimal("0.40"),
         saved_usd={
             "exact": Decimal("0.1"), "semantic": Decimal("0.1"), "coalescing": Decimal("0.1"), "routing": Decimal("0.03"),
@@ -104,6 +105,7 @@ def test_the_json_report_has_exact_numbers() -> None:
         "cached",
         "provider_calls",
         "cost_usd",
+        "possibly_paid_usd",
         "counterfactual_usd",
         "saved_usd",
         "seconds",
@@ -116,6 +118,7 @@ def test_a_report_says_what_was_saved_and_shows_ambiguous_caps_apart(store: Clic
     assert report.net_saved_usd == Decimal("0.32")
     assert report.net_saved_percent == 80.0
     assert (report.ambiguous, report.ambiguous_cap_usd) == (1, Decimal("0.5"))
+    assert report.net_saved_at_least_usd == Decimal("-0.18")
     assert report.from_provider == 1
     by_title = {section.title: section for section in report.sections}
     assert by_title["By user, top 10 by cost"].rows[0][:2] == ("ann", 1)

@@ -102,6 +102,13 @@ def test_a_job_of_another_machine_is_collected_by_its_count_or_until_idle(
         collect_job(CollectOptions("local", job, tmp_path / "3", wait=True), kafka, topics, elsewhere)
 
 
+def test_collecting_a_job_that_nothing_is_known_of_says_so_and_leaves_the_file_alone(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("earlier")
+    with pytest.raises(ConfigError, match="'nosuchjob' of tenant 'local' is not known"):
+        collect_job(CollectOptions("local", "nosuchjob", tmp_path / "out", idle_s=0.2), kafka, topics, Submissions(tmp_path))
+    assert (tmp_path / "out").read_text() == "earlier"
+
+
 def test_an_answer_takes_the_place_of_an_error_and_never_the_other_way_round(tmp_path: Path) -> None:
     best = Best(tmp_path)
     key, good = request_key("t", "j", "a"), response_line("a", "t", "j")

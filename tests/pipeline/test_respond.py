@@ -12,6 +12,7 @@ from inference_engine.pipeline.respond import Clerk, Tier, complete, failed, fol
 from inference_engine.schemas.answers import AnswerRecord, ErrorInfo, Usage
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent
 from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
+from inference_engine.schemas.responses import ResponseLine
 
 from .support import NOW, answer, catalogue, identity, request
 
@@ -242,3 +243,28 @@ def test_another_body_under_the_same_identity_has_rows_and_responses_of_its_own(
     rows = [row.event_id for _, row in (*hits, *errors) if row is not None]
     assert len(set(rows)) == len(rows) == 4
     assert len({line.id for line, _ in (*hits, *errors)}) == 4
+
+
+def test_a_response_says_what_lost_calls_of_its_flight_may_have_cost() -> None:
+    asked = request()
+    line, _ = CLERK.respond(waiter_of(asked), made(asked, ambiguous_pico=500), NOW)
+    assert (line.engine.cost_usd, line.engine.ambiguous_cap_usd) == (usd(80), usd(500))
+    other, _ = CLERK.respond(waiter_of(request(who=identity("r2"))), made(asked, ambiguous_pico=500), NOW)
+    assert other.engine.ambiguous_cap_usd == "0"
+
+
+def test_a_request_refused_for_its_limit_is_told_that_limit_whatever_it_asks_for_since() -> None:
+    asked = request().model_copy(update={"max_cost_pico": 700})
+    failure = Failure(flight=asked.flight, request=asked, error=ErrorInfo(code="over_budget", message="no"), attempts=1,
+                      ambiguous_pico=500, at_ms=NOW)  # fmt: skip
+    record = CLERK.outcome(failure).answer
+    assert record is not None
+    line, _ = CLERK.respond(waiter_of(asked.model_copy(update={"max_cost_pico": 1400})), record, NOW)
+    assert (line.engine.ambiguous_cap_usd, line.engine.max_cost_usd) == (usd(500), usd(700))
+
+
+def test_a_response_of_an_earlier_version_is_still_read() -> None:
+    line, _ = CLERK.respond(waiter_of(request()), made(request()), NOW)
+    old = line.model_dump(mode="json")
+    del old["engine"]["ambiguous_cap_usd"], old["engine"]["max_cost_usd"]
+    assert ResponseLine.model_validate(old) == line
