@@ -165,6 +165,7 @@ class _Batch:
         self._now = stage._now()
         self._changes: dict[bytes, bytes | None] = {}
         self._sends = stage._out.batch()
+        self._starts: list[Miss] = []
         self._taken_over = set() if heirs is None else heirs
 
     def _read(self, key: bytes) -> bytes | None:
@@ -226,7 +227,7 @@ class _Batch:
             self._changes[key] = join.row.model_dump_json(exclude_defaults=True).encode()
         if join.start is not None and join.forward is not None:
             self._changes[exact.flight_key(fingerprint)] = join.start.model_dump_json().encode()
-            self._sends.miss(join.forward)
+            self._starts.append(join.forward)
 
     def keep(self, record: AnswerRecord) -> None:
         """Stores what may be kept; books the owner's own call as paid in vain where it had another one's answer already."""
@@ -286,7 +287,7 @@ class _Batch:
         heir = next((waiter for waiter in heirs if waiter.identity == owner), heirs[0])
         flight, miss = exact.take_over(record.request, heir, self._now, self._s._lease_ms)
         self._changes[key] = flight.model_dump_json().encode()
-        self._sends.miss(miss)
+        self._starts.append(miss)
 
     def forget(self, keys: Iterable[bytes]) -> None:
         for key in keys:
@@ -314,9 +315,15 @@ class _Batch:
             self._sends.cost(cost, waiter.lane)
 
     async def settle(self) -> None:
-        # The sends are under way already.
-        if self._changes:
+        """Returns when all of it is durable. Flights take off last: whoever owns the partition next must know of them.
+
+        The next owner decides the same lookups in another order, since lanes and tenants take turns. One that saw no flight here
+        would start its own, and both would be paid.
+        """
+        if self._changes:  # the other sends are under way already
             await self._s._decided.write(self._p, self._changes)
+        for miss in self._starts:
+            self._sends.miss(miss)
         await self._sends.settle()
 
 

@@ -132,6 +132,9 @@ class SafeTable(faust.Table[bytes, bytes]):
         if outbox.sender is None:
             outbox.sender = asyncio.create_task(self._send(partition, outbox))
         await asyncio.shield(write.done)
+        # Appended is not enough: whoever took the partition meanwhile may have read the changelog before these rows were there.
+        if not await self.app.membership.still_ours(claim):
+            raise Stale(f"table {self.name}: partition {partition} was lost")
 
     def _check(self, changes: Mapping[bytes, bytes | None]) -> None:
         for key, value in changes.items():

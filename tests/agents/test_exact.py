@@ -77,6 +77,30 @@ async def test_twins_in_two_packets_at_the_same_time_share_one_flight() -> None:
     assert sorted(world.answered()) == [f"r{i}" for i in range(5)]
 
 
+async def test_a_flight_that_the_next_owner_can_not_see_is_never_sent() -> None:
+    """The next owner takes the lanes in another order: it would start a second flight, and both would be paid."""
+    world = World()
+    world.rows.refuse = True
+    with pytest.raises(ConnectionError):
+        await world.ask(asked("r1"), asked("r2"))
+    world.rows.refuse = False
+    world.restart()
+    await world.ask(asked("r2"))
+    await world.ask(asked("r1"))
+    assert [miss["request"]["identity"]["custom_id"] for miss in world.broker.members(MISSES)] == ["r2"]
+
+
+async def test_an_heir_that_the_next_owner_can_not_see_is_never_sent() -> None:
+    world = World()
+    await world.ask(asked("r1"), asked("r2"))
+    world.rows.refuse = True
+    with pytest.raises(ConnectionError):
+        await world.answer(failed(asked("r1"), ErrorInfo(code="over_budget", message="0.01"), world.clock.ms))
+    world.rows.refuse = False
+    await world.ask(asked("r3", "Another prompt"))  # what waited for a packet has gone by then, too
+    assert [miss["request"]["identity"]["custom_id"] for miss in world.broker.members(MISSES)] == ["r1", "r3"]
+
+
 async def test_nothing_but_the_answer_is_left_when_all_are_served() -> None:
     world = World()
     await world.ask(asked("r1"), asked("r2"))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from inference_engine.agents.safe import Delivered, OversizedRow, SafeApp, SafeTable, Stale
+from inference_engine.agents.safe.claims import Lease
 from inference_engine.agents.safe.stores import DamagedStore
 from inference_engine.pipeline.errors import StoreFailed
 
@@ -127,6 +128,28 @@ async def test_write_in_the_middle_of_a_rebalance_waits_for_its_outcome(bench: B
     assert kept == app.partitions
     assert all(isinstance(outcome, Stale) for number, outcome in enumerate(outcomes) if number not in kept)
     assert {record.partition for record in await bench.read_exactly(topics)} == kept
+
+
+async def test_a_row_is_durable_only_where_the_partition_is_still_ours_once_it_is_appended(
+    bench: Bench, topics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stood still for longer than its session: its successor may have read the changelog before the row was there."""
+    app, table = worker(bench)
+    async with bench.running(app):
+        claim, append = app.membership.claims[table.changelog_partition(0)], app.append_batch
+
+        async def stand_still(*batch: Any) -> Any:
+            appended = await append(*batch)
+            monkeypatch.setattr(app.membership.lease, "_until", float("-inf"))
+            return appended
+
+        monkeypatch.setattr(app, "append_batch", stand_still)
+        monkeypatch.setattr(Lease, "extend", lambda *_: None)
+        writing = asyncio.create_task(table.write(0, {b"k": b"v"}))
+        await until(lambda: table.rows_store.checkpoint(0) == 0, "the row is appended")
+        claim.lose()
+        with pytest.raises(Stale):
+            await writing
 
 
 async def test_failed_batch_is_sent_again_before_anything_younger(bench: Bench, topics: str, monkeypatch: pytest.MonkeyPatch) -> None:
