@@ -34,6 +34,9 @@ CONVERT_S = 600.0
 """A conversion takes 10 s, a minute on a machine that has other things to do."""
 KEPT = 2
 """Converted models in the cache, 90 MB each for MiniLM."""
+_FIRST_PASS = threading.Lock()
+"""Held for a model's first pass. OpenVINO's bindings (2026.4, by pybind11) look up NumPy when an array is first handed over; two threads
+that do so at once wait for each other for ever, one with the interpreter's lock, one with that of the look-up."""
 MODEL, FACTS, TOKENIZER = "model.xml", "facts.json", "tokenizer.json"
 
 
@@ -60,6 +63,8 @@ class OpenVinoEmbedder(TokenEmbedder):
             pass_tokens=PASS_TOKENS,
             parallel=streams,
         )
+        with _FIRST_PASS:
+            self.embed(["first"])
 
     def _pass(self, ids: Ids, mask: Ids) -> NDArray[np.floating]:
         request = getattr(self._mine, "request", None)

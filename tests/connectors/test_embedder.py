@@ -151,6 +151,21 @@ def test_openvino_makes_torchs_vectors_of_real_questions(minilm: SentenceTransfo
     assert openvino.count_tokens(texts) == minilm.count_tokens(texts)
 
 
+def test_a_models_first_pass_is_made_before_threads_may_begin_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two first passes at once waited for each other for ever, seen once in some hundred starts."""
+    passes: list[list[str]] = []
+    embed = OpenVinoEmbedder.embed
+
+    def told(self: OpenVinoEmbedder, texts: list[str]) -> Any:
+        vectors = embed(self, texts)
+        passes.append(texts)
+        return vectors
+
+    monkeypatch.setattr(OpenVinoEmbedder, "embed", told)
+    OpenVinoEmbedder(converted_model(packaged_model(), default_cache_dir()), threads=2)
+    assert len(passes) == 1
+
+
 def test_a_model_is_converted_once(monkeypatch: pytest.MonkeyPatch, openvino: OpenVinoEmbedder) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was converted again"))
     assert isinstance(load_embedder(packaged_model()), OpenVinoEmbedder)
