@@ -1,11 +1,19 @@
 """Why `agents/safe` is there: the same agents, the same faults; plain Faust loses records, ours loses none.
 
-Each hazard is provoked, not waited for. Further hazards of the design, and where ours are proven:
+Each hazard is provoked, not waited for. Those of the design, and the pair that shows each (G: in `test_plain_faust_groups.py`):
 
-    two workers start 0.9 s apart, up to 1,546 of 4,000 lost    tests/agents/safe/test_membership.py; on plain Faust it takes luck:
-                                                                nothing makes it happen in every run
-    a long event holds up a rebalance                           tests/agents/safe/test_membership.py; on plain Faust it shows in seconds
-                                                                only, which no test may assert: the setting is compared here
+    commits past an event that is still in flight        test_an_event_in_flight_while_later_ones_finish
+    an exception acknowledges the event                  test_an_exception_in_an_agent
+    an exception in a `take()` batch                     test_an_exception_in_a_batch
+    `send` only enqueues; the broker refuses             test_a_record_that_the_broker_refuses
+    table writes ride a buffer                           test_a_broker_that_is_slow_with_the_changelog
+    an oversized table write                             test_a_table_row_that_is_larger_than_a_record
+    a topic created after the start                      test_a_topic_that_is_made_after_the_start
+    two workers start a moment apart                     G: test_a_second_worker_that_starts_while_the_first_one_finds_out_where_to_read
+    `stream_wait_empty`: a long event, a worker joins    G: test_a_long_event_while_a_second_worker_comes
+    a table write outside of an event                    test_a_table_row_outside_of_an_event
+    the web server                                       test_a_web_server_that_shows_tables_to_the_network
+    `exactly_once`                                       test_an_event_in_flight_while_transactions_are_on
 """
 
 import shutil
@@ -17,17 +25,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import faust
 import orjson
 import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from faust.types.enums import ProcessingGuarantee
 
-from inference_engine.agents.safe import create_app
 from inference_engine.connectors.kafka_admin import create_topics
 from inference_engine.schemas.topics import TopicSpec
 
@@ -204,15 +208,6 @@ def test_a_table_row_that_is_larger_than_a_record(mode: str, kafka: str, tmp_pat
             assert bench.worker.poll() is None
     finally:
         bench.kill()
-
-
-def test_waiting_for_streams_and_transactions_of_faust_are_off(kafka: str, tmp_path: Path) -> None:
-    """With `stream_wait_empty`, on by default, one long event keeps all workers of a group from their partitions; `exactly_once` has
-    several open reports of lost records."""
-    plain: Any = faust.App("wait", broker=f"kafka://{kafka}", datadir=tmp_path).conf
-    ours: Any = create_app("wait", [kafka], tmp_path).conf
-    assert (plain.stream_wait_empty, ours.stream_wait_empty) == (True, False)
-    assert ours.processing_guarantee == ProcessingGuarantee.AT_LEAST_ONCE
 
 
 @pytest.mark.parametrize("mode", ["plain", "safe"])
