@@ -21,14 +21,14 @@ from typing import Any
 
 import faust
 from aiokafka import AIOKafkaConsumer
-from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+from faust.transport.drivers import aiokafka as driver
 
 from inference_engine.agents.safe import DeadLetter, Delivered, SafeApp, consume, create_app, run_app
 
 COMMITTED = 5
 RECORDS = 35
 """On each partition of `start` when the workers start; the group has done the first `COMMITTED` of them."""
-Handle = Callable[[bytes], Awaitable[None]]
+FaustConsumer: Any = driver.Consumer
 
 
 async def appears(file: Path) -> None:
