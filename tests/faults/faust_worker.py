@@ -1,9 +1,11 @@
 """The same small agents twice: on Faust as its guide shows it, and on `agents/safe`.
 
-    python -m tests.faults.faust_worker plain|safe BROKERS PREFIX FOLDER broken|well|large
+    python -m tests.faults.faust_worker plain|safe BROKERS PREFIX FOLDER broken|well|large|late|web|transactions|transactions-well
 
 Each agent reads a topic of its name and writes what it read to `NAME-out`. `broken`: something goes wrong in each of them
-at some ids; `well`: nothing does; `large`: one row of the table is larger than a record can be.
+at some ids; `well`: nothing does, and a row is written outside of any event; `large`: one row of the table is larger than a
+record can be; `late`: one more agent, whose topic may not be there yet; `web`: with the web server that Faust starts unless it
+is told not to; `transactions` and `transactions-well`: with Faust's `exactly_once`, one event hangs, or does not.
 """
 
 import asyncio
@@ -22,6 +24,7 @@ HUNG, RAISED, REFUSED, IN_A_BATCH = b"3", b"3", (b"3", b"4"), b"13"
 BATCH = 10
 TOO_LARGE = 5_000
 LARGE_ROW = b"7"
+OUTSIDE = b"outside"
 
 
 def row_of(value: bytes, large: bool) -> bytes:
@@ -50,15 +53,20 @@ async def refuse(value: bytes, emit: Emit, broken: bool) -> None:
 # --- as in Faust's guide ---------------------------------------------------------------------------------------------
 
 
+def others_of(state: str) -> dict[str, Any]:
+    web: dict[str, Any] = {} if state == "web" else {"web_enabled": False}
+    return {**web, "processing_guarantee": "exactly_once"} if state.startswith("transactions") else web
+
+
 def plain(brokers: str, prefix: str, folder: Path, state: str) -> None:
-    broken, large = state == "broken", state == "large"
+    broken, large, hung = state == "broken", state == "large", state in ("broken", "transactions")
     app = faust.App(
         f"{prefix}plain", broker=f"kafka://{brokers}", datadir=folder, store="memory://", value_serializer="raw", key_serializer="raw",
-        web_enabled=False, topic_disable_leader=True, broker_commit_interval=0.2, broker_session_timeout=6, broker_heartbeat_interval=0.5,
-        topic_allow_declare=False,
+        topic_disable_leader=True, broker_commit_interval=0.2, broker_session_timeout=6, broker_heartbeat_interval=0.5,
+        topic_allow_declare=False, **others_of(state),
     )  # fmt: skip
     topics = {name: app.topic(f"{prefix}{name}", value_type=bytes) for name in ("flight", "exception", "batch", "refused", "rows", "late")}
-    outs = {name: app.topic(f"{prefix}{name}-out", value_type=bytes) for name in topics}
+    outs = {name: app.topic(f"{prefix}{name}-out", value_type=bytes) for name in (*topics, "outside")}
     table = app.Table("rows", partitions=1)
 
     async def emit(name: str, value: bytes) -> None:
@@ -66,7 +74,7 @@ def plain(brokers: str, prefix: str, folder: Path, state: str) -> None:
 
     async def flight(stream: Any) -> None:
         async for value in stream:
-            await hang(value, emit, broken)
+            await hang(value, emit, hung)
 
     async def exception(stream: Any) -> None:
         async for value in stream:
@@ -94,8 +102,19 @@ def plain(brokers: str, prefix: str, folder: Path, state: str) -> None:
 
     for agent, concurrency in ((flight, 4), (exception, 1), (batch, 1), (refused, 1), (rows, 1), (late, 1)):
         app.agent(topics[agent.__name__], name=agent.__name__, concurrency=concurrency)(agent)
+
+    async def outside() -> None:
+        try:
+            table[OUTSIDE.decode()] = OUTSIDE.decode()
+        except TypeError as error:
+            await emit("outside", str(error).encode())
+        else:
+            await emit("outside", OUTSIDE)
+
     if broken:
         slow_changelog(app)
+    if state == "well":
+        app.task(outside)
     faust.Worker(app, loglevel="WARNING").execute_from_commandline()
 
 
@@ -115,7 +134,7 @@ def slow_changelog(app: Any) -> None:
 
 
 async def safe(brokers: str, prefix: str, folder: Path, state: str) -> None:
-    broken, large = state == "broken", state == "large"
+    broken, large, hung = state == "broken", state == "large", state in ("broken", "transactions")
     app = create_app(
         f"{prefix}safe", [brokers], folder, topic_prefix="", store="memory", session_timeout_s=6.0, heartbeat_s=0.5, commit_interval_s=0.2
     )
@@ -125,7 +144,7 @@ async def safe(brokers: str, prefix: str, folder: Path, state: str) -> None:
         await app.append(f"{prefix}{name}-out", None, value)
 
     async def flight(event: Delivered) -> None:
-        await hang(event.value or b"", emit, broken)
+        await hang(event.value or b"", emit, hung)
 
     async def exception(event: Delivered) -> None:
         await throw(event.value or b"", emit, broken)
@@ -155,13 +174,24 @@ async def safe(brokers: str, prefix: str, folder: Path, state: str) -> None:
 
         app.agent(app.topic(f"{prefix}{name}"), name=name)(body)
 
-    for agent in (flight, exception, batch, refused, rows):
+    async def late(event: Delivered) -> None:
+        await emit("late", event.value or b"")
+
+    async def outside() -> None:
+        await app.ready.wait()
+        await table.write(0, {OUTSIDE: OUTSIDE})
+        await emit("outside", OUTSIDE)
+
+    for agent in (flight, exception, batch, refused, rows, *((late,) if state == "late" else ())):
         bind(agent, agent.__name__)
     if broken:
         await_for_ever(app)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    writing = asyncio.create_task(outside()) if state == "well" else None
     await run_app(app, stop=stop)
+    if writing is not None:
+        await writing
 
 
 def await_for_ever(app: Any) -> None:

@@ -1,35 +1,44 @@
 """Why `agents/safe` is there: the same agents, the same faults; plain Faust loses records, ours loses none.
 
-Each hazard is provoked, not waited for. Further hazards of the design, and where ours are proven:
+Each hazard is provoked, not waited for. Those of the design, and the pair that shows each (G: in `test_plain_faust_groups.py`):
 
-    two workers start 0.9 s apart, up to 1,546 of 4,000 lost    tests/agents/safe/test_membership.py; on plain Faust it takes luck:
-                                                                nothing makes it happen in every run
-    a long event holds up a rebalance                           tests/agents/safe/test_membership.py; on plain Faust it shows in seconds
-                                                                only, which no test may assert: the setting is compared here
+    commits past an event that is still in flight        test_an_event_in_flight_while_later_ones_finish
+    an exception acknowledges the event                  test_an_exception_in_an_agent
+    an exception in a `take()` batch                     test_an_exception_in_a_batch
+    `send` only enqueues; the broker refuses             test_a_record_that_the_broker_refuses
+    table writes ride a buffer                           test_a_broker_that_is_slow_with_the_changelog
+    an oversized table write                             test_a_table_row_that_is_larger_than_a_record
+    a topic created after the start                      test_a_topic_that_is_made_after_the_start
+    two workers start a moment apart                     G: test_a_second_worker_that_starts_while_the_first_one_finds_out_where_to_read
+    `stream_wait_empty`: a long event, a worker joins    G: test_a_long_event_while_a_second_worker_comes
+    a table write outside of an event                    test_a_table_row_outside_of_an_event
+    the web server                                       test_a_web_server_that_shows_tables_to_the_network
+    `exactly_once`                                       test_an_event_in_flight_while_transactions_are_on
 """
 
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import faust
+import orjson
+import psutil
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from faust.types.enums import ProcessingGuarantee
+from confluent_kafka.admin import AdminClient
 
-from inference_engine.agents.safe import create_app
 from inference_engine.connectors.kafka_admin import create_topics
 from inference_engine.schemas.topics import TopicSpec
 
 from ..e2e.provider import clean_environment
 from ..e2e.records import Reader, Writer
 from ..e2e.waiting import until
-from .faust_worker import HUNG, IN_A_BATCH, LARGE_ROW, RAISED, REFUSED
+from .faust_worker import HUNG, IN_A_BATCH, LARGE_ROW, OUTSIDE, RAISED, REFUSED
 from .stage import ROOT
 
 IDS = [b"%d" % n for n in range(30)]
@@ -56,24 +65,42 @@ class Bench:
         return f"{self.group}-rows-changelog"
 
     def create(self) -> None:
-        names = [*HAZARDS, *(f"{name}-out" for name in (*HAZARDS, "late") if name != "refused")]
+        names = [*HAZARDS, *(f"{name}-out" for name in (*HAZARDS, "late", "outside") if name != "refused")]
         specs = [TopicSpec(f"{self.prefix}{name}", 1) for name in names]
         specs.append(TopicSpec(f"{self.prefix}refused-out", 1, (("max.message.bytes", "2000"),)))
         specs.append(TopicSpec(self.changelog, 1, (("cleanup.policy", "compact"),)))
         create_topics(self.brokers, specs, replication_factor=1)
 
-    def start(self, state: str) -> None:
-        log = self.folder / f"{self.mode}-{state}.log"
-        with log.open("wb") as out:
+    def start(self, state: str, **settings: str) -> None:
+        with self._log(state).open("wb") as out:
             self.worker = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.faust_worker", self.mode, self.brokers, self.prefix, str(self.folder / "data"), state],
-                stdout=out, stderr=out, cwd=self.folder, env=clean_environment(PYTHONPATH=str(ROOT)),
+                stdout=out, stderr=out, cwd=self.folder, env=clean_environment(PYTHONPATH=str(ROOT), **settings),
             )  # fmt: skip
 
-    def kill(self) -> None:
+    def said(self, state: str) -> str:
+        return self._log(state).read_text(errors="replace")
+
+    def _log(self, state: str) -> Path:
+        return self.folder / f"{self.mode}-{state}.log"
+
+    @property
+    def ended(self) -> bool:
+        return self.worker is not None and self.worker.poll() is not None
+
+    def ports(self) -> set[int]:
+        """On which the worker listens."""
         assert self.worker is not None
-        self.worker.kill()
-        self.worker.wait()
+        return {link.laddr.port for link in psutil.Process(self.worker.pid).net_connections() if link.status == psutil.CONN_LISTEN}
+
+    def members(self) -> int:
+        admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 2})
+        return len(admin.describe_consumer_groups([self.group])[self.group].result().members)
+
+    def kill(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
 
     def write(self, name: str, values: list[bytes]) -> None:
         Writer(self.brokers).write(f"{self.prefix}{name}", [(None, value, []) for value in values])
@@ -183,37 +210,94 @@ def test_a_table_row_that_is_larger_than_a_record(mode: str, kafka: str, tmp_pat
         bench.kill()
 
 
-def test_waiting_for_streams_and_transactions_of_faust_are_off(kafka: str, tmp_path: Path) -> None:
-    """With `stream_wait_empty`, on by default, one long event keeps all workers of a group from their partitions; `exactly_once` has
-    several open reports of lost records."""
-    plain: Any = faust.App("wait", broker=f"kafka://{kafka}", datadir=tmp_path).conf
-    ours: Any = create_app("wait", [kafka], tmp_path).conf
-    assert (plain.stream_wait_empty, ours.stream_wait_empty) == (True, False)
-    assert ours.processing_guarantee == ProcessingGuarantee.AT_LEAST_ONCE
+@pytest.mark.parametrize("mode", ["plain", "safe"])
+def test_a_topic_that_is_made_after_the_start(mode: str, kafka: str, tmp_path: Path) -> None:
+    """Plain Faust stays and never reads it; ours ends and names the topic, and reads all of it once it is there."""
+    bench = Bench(kafka, f"p-{uuid.uuid4().hex[:12]}.", tmp_path, mode)
+    bench.create()
+    late = f"{bench.prefix}late"
+    try:
+        bench.start("late")
+        if mode == "plain":
+            bench.write("flight", [b"0"])
+            until(lambda: b"0" in bench.out("flight"), "the worker is at work")
+        else:
+            until(lambda: bench.ended, "the worker has ended")
+            assert f"topics do not exist: {late}." in bench.said("late")
+        create_topics(kafka, [TopicSpec(late, 1)], replication_factor=1)
+        bench.write("late", IDS)
+        if mode == "plain":
+            bench.write("flight", [LAST])
+            until(lambda: LAST in bench.out("flight"), "an id that was asked later, on a topic that was there")
+            assert not bench.ended
+            assert bench.out("late") == set()
+        else:
+            bench.start("late")
+            until(lambda: bench.out("late") == set(IDS), "all ids")
+    finally:
+        bench.kill()
 
 
-def test_a_topic_that_is_made_after_the_start(bench: Bench) -> None:
-    """Plain Faust never reads it and says nothing; ours refuses to start, see tests/agents/safe/test_delivery.py."""
-    if bench.mode == "safe":
-        return
-    create_topics(bench.brokers, [TopicSpec(f"{bench.prefix}late", 1)], replication_factor=1)
-    bench.write("late", IDS)
-    bench.write("flight", [b"100"])
-    until(lambda: b"100" in bench.out("flight"), "an id that was asked later, on a topic that was there")
-    assert bench.out("late") == set()
+def test_a_table_row_outside_of_an_event(bench: Bench) -> None:
+    """Plain Faust raises TypeError and the row is nowhere; ours is on the changelog when the write returns."""
+    said = until(lambda: bench.out("outside"), "the row was written, or was refused")
+    rows = {row.strip(b'"') for row in bench.read(bench.changelog)}
+    if bench.mode == "plain":
+        assert OUTSIDE not in said | rows
+    else:
+        assert said == {OUTSIDE}
+        assert OUTSIDE in rows
 
 
-def test_a_table_row_outside_of_an_event(kafka: str, tmp_path: Path) -> None:
-    """Plain Faust raises TypeError; ours is written with an explicit partition, see tests/agents/safe/test_table.py."""
-    app = faust.App("rows-outside", broker=f"kafka://{kafka}", datadir=tmp_path, store="memory://")
-    with pytest.raises(TypeError):
-        app.Table("rows")["key"] = "value"
+@pytest.mark.parametrize("mode", ["plain", "safe"])
+def test_a_web_server_that_shows_tables_to_the_network(mode: str, kafka: str, tmp_path: Path) -> None:
+    """Plain Faust opens a port without being asked, shows every row to whoever comes, and ends where another worker has the port.
+    Ours opens none, and two of them live on one machine."""
+    first = Bench(kafka, f"p-{uuid.uuid4().hex[:12]}.", tmp_path, mode)
+    second = replace(first, folder=tmp_path / "second")
+    second.folder.mkdir()
+    first.create()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    address = {"WEB_PORT": str(port), "WEB_BIND": "127.0.0.1"}  # without WEB_BIND it is 0.0.0.0
+    try:
+        first.start("web", **address)
+        first.write("rows", IDS)
+        until(lambda: first.out("rows") == set(IDS), "all rows are written")
+        if mode == "plain":
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/table/rows/{IDS[5].decode()}/", timeout=15) as answer:
+                assert orjson.loads(answer.read()) == IDS[5].decode()
+        assert first.ports() == ({port} if mode == "plain" else set())
+        second.start("web", **address)
+        if mode == "plain":
+            until(lambda: second.ended, "the second worker has ended")
+            assert "address already in use" in second.said("web").lower()
+        else:
+            until(lambda: first.members() == 2, "both are in the group")
+            assert not first.ended
+            assert not second.ended
+    finally:
+        first.kill()
+        second.kill()
 
 
-def test_a_web_server_that_shows_tables_to_the_network(kafka: str, tmp_path: Path) -> None:
-    """It is on by default, on all addresses; ours has none."""
-    plain = faust.App("web", broker=f"kafka://{kafka}", datadir=tmp_path)
-    ours = create_app("web", [kafka], tmp_path)
-    assert (plain.conf.web_enabled, plain.conf.web_bind) == (True, "0.0.0.0")
-    assert not ours.conf.web_enabled
-    assert not ours.boot_strategy.enable_web
+@pytest.mark.parametrize("mode", ["plain", "safe"])
+def test_an_event_in_flight_while_transactions_are_on(mode: str, kafka: str, tmp_path: Path) -> None:
+    """`exactly_once` of plain Faust commits past it all the same."""
+    bench = Bench(kafka, f"p-{uuid.uuid4().hex[:12]}.", tmp_path, mode)
+    bench.create()
+    try:
+        bench.start("transactions")
+        bench.write("flight", IDS)
+        until(lambda: len(bench.out("flight")) == len(IDS) - 1, "all others are done")
+        bench.write("exception", [LAST])
+        until(lambda: bench.committed("exception") == 1, "what was done before this is committed too")
+        if mode == "plain":
+            until(lambda: bench.committed("flight") == len(IDS), "plain Faust has committed everything")
+        bench.kill()
+        bench.start("transactions-well")
+        bench.write("flight", [LAST])
+        until(lambda: LAST in bench.out("flight") and (mode == "plain" or HUNG in bench.out("flight")), "the last id is out")
+        expect(bench, lost(bench, "flight"), {HUNG})
+    finally:
+        bench.kill()
