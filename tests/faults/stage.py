@@ -61,6 +61,8 @@ class Stage:
     sink: Process | None = None
     broken_at: float = 0.0
     """Of the last fault, by the monotonic clock."""
+    marks: dict[str, int] = field(default_factory=dict)
+    """By name of a moment, how many requests had been asked."""
     _numbers: int = 0
     _offsets: Consumer | None = None
     _writer: Writer | None = None
@@ -295,7 +297,7 @@ class Stage:
         until(self._idle, "the workers have committed all that there is", within_s=60)
         until(self._no_batches, "no batch is open", within_s=120)
         if self.sink is not None and self._kept is None:
-            until(self._stored_all, "the sink has stored all costs", within_s=60)
+            until(lambda: not self.unstored(), "the sink has stored all costs", within_s=60)
         return took
 
     def _idle(self) -> bool:
@@ -305,14 +307,14 @@ class Stage:
     def _no_batches(self) -> bool:
         return not self.engine.ledger().open_batches
 
-    def _stored_all(self) -> bool:
+    def unstored(self) -> int:
+        """Packets of costs that the sink has not stored."""
         group = f"{self.engine.prefix}inference-engine-sink"
         topic = self.engine.topics.costs
         wanted = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         admin = AdminClient({"bootstrap.servers": self.engine.brokers, "log_level": 0})
         listed = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])[group].result(10)
-        at = {tp.partition: tp.offset for tp in listed.topic_partitions}
-        return all(at[p] >= self._watermarks(topic, p)[1] or self._watermarks(topic, p)[1] == 0 for p in range(PARTITIONS))
+        return sum(self._watermarks(topic, at.partition)[1] - max(0, at.offset) for at in listed.topic_partitions)
 
     @property
     def worked(self) -> list[str]:
@@ -348,6 +350,10 @@ class Stage:
         """Something was broken just now: keeps a snapshot for the evidence, and the time, from which the drain counts."""
         self.broken_at = time.monotonic()
         self.snapshots.append(self.snapshot())
+
+    def mark(self, moment: str) -> None:
+        """What is asked from now on comes after this moment."""
+        self.marks[moment] = len(self.asked)
 
     def listen(self) -> None:
         """Keeps what the workers say of themselves for the evidence, and how much memory they have taken."""
