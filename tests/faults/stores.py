@@ -17,6 +17,7 @@ from inference_engine.agents.sink_worker import PACKETS_AT_ONCE
 from ..connectors.clickhouse_http import clickhouse_http
 from ..e2e.engine import PARTITIONS
 from ..e2e.waiting import until
+from .gather import stored
 from .play import Fault, Play, Scene
 from .proxy import Proxy, Weather
 from .stage import Stage
@@ -81,7 +82,7 @@ def cost_store(stage: Stage) -> Iterator[Proxy]:
         stage.engine.settings["CLICKHOUSE_URL"] = f"http://127.0.0.1:{proxy.port}/{rest}"
         yield proxy
         stage.drain()
-        stage.keep_stored()
+        stage.kept = stored(stage)
 
 
 def clickhouse_away(scene: Scene) -> None:
