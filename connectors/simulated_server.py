@@ -79,7 +79,8 @@ class SimulatedServer:
         self.most_in_flight = 0
         self.most_open = 0
         """Calls of one key whose callers were there at once; those that a caller hung up on are in flight, and not open."""
-        self._open: defaultdict[str, set[asyncio.BaseTransport]] = defaultdict(set)
+        self.callers: defaultdict[str, set[asyncio.BaseTransport]] = defaultdict(set)
+        """By key, the connections on which calls are made."""
         self.asked: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._server: web.Server | None = None
@@ -125,7 +126,7 @@ class SimulatedServer:
             return await self._control(request, path)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        caller, callers = request.transport, self._open[_key(request)]
+        caller, callers = request.transport, self.callers[_key(request)]
         if caller is not None:
             self._opened(caller, callers)
         try:

@@ -37,7 +37,8 @@ def gather(stage: Stage) -> Evidence:
         answers=members(packets.answers, topics.answers),
         replies=tuple(replies(stage)),
         costs=members(packets.costs, topics.costs),
-        snapshots=tuple(stage.snapshots),
+        # Now that all is over, the claims have to hold for everything.
+        snapshots=(*stage.snapshots, stage.snapshot(whole=True)),
         vectors=members(packets.vectors, topics.vectors),
         most_open=stage.provider.summary()["most_open"],
         permits=int(engine.settings["MAX_IN_FLIGHT"]),

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from inference_engine.connectors.heap import GIVE_BACK_S
+from inference_engine.pipeline.rates import FIRST_PER_S
 
 from ..e2e.waiting import until
-from .stage import TENANTS, Stage
+from .stage import MODEL, TENANTS, Stage
 
 IN_FLIGHT = {"express": 1, "standard": 4, "batch": 3}
 KILOBYTES = 16
@@ -20,16 +21,71 @@ CHUNK = 2_000
 """Rows of one helping, 32 MB; three of them are more than a worker may hold."""
 
 
+REST_S = 1.0
+PER_MINUTE = 120
+
+
 @pytest.fixture
-def stage(kafka: str, tmp_path: Path) -> Iterator[Stage]:
+def stages(kafka: str, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+    """Stages with eight permits; they end with the test."""
+    made: list[Stage] = []
+
+    def make(**how: Any) -> Stage:
+        made.append(Stage.create(kafka, tmp_path / uuid.uuid4().hex, MAX_IN_FLIGHT="8", CALL_TIMEOUT_SECONDS="10", **how))
+        return made[-1]
+
+    yield make
+    for stage in made:
+        stage.close()
+
+
+@pytest.fixture
+def stage(stages: Callable[..., Stage]) -> Stage:
     """A provider that takes half a second for each of eight calls."""
-    made = Stage.create(kafka, tmp_path / uuid.uuid4().hex, latency_ms=500, MAX_IN_FLIGHT="8", CALL_TIMEOUT_SECONDS="10")
-    yield made
-    made.close()
+    return stages(latency_ms=500)
 
 
 def test_a_slow_provider_slows_the_intake_and_bounds_memory(stage: Stage) -> None:
     """Once a worker holds what it may hold, a longer backlog takes no more memory, and no more calls are sent at once."""
+    a_longer_backlog_takes_no_more(stage)
+
+
+@pytest.mark.parametrize("limit", ["told to come later", "told its limit per minute", "limited by its own settings"])
+def test_a_provider_that_limits_calls_slows_the_intake_and_bounds_memory_and_calls(
+    stages: Callable[..., Stage], tmp_path: Path, limit: str
+) -> None:
+    """The same where each call is told to come back in a second (429, Retry-After), where replies say how many a minute there may be and
+    what is too many is refused, and where the operator has set how many: calls come as fast as that allows, however many wait."""
+    if limit == "limited by its own settings":
+        models = tmp_path / "models.toml"
+        models.write_text(f'[models."{MODEL}"]\nrequests_per_minute = {PER_MINUTE}\n')
+        stage = stages(latency_ms=20, MODELS_FILE=str(models))
+    else:
+        stage = stages(latency_ms=20, rpm=PER_MINUTE if limit == "told its limit per minute" else None)
+    if limit == "told to come later":
+        stage.provider.fail("429", retry_after=REST_S)
+    begin = time.monotonic()
+    a_longer_backlog_takes_no_more(stage)
+    seen = stage.provider.summary()
+    passed, calls = time.monotonic() - begin, seen["asked"].get("openai", 0) + seen["refused_429"]
+    assert calls <= most_calls(limit, passed), seen
+    stage.provider.heal()
+    stage.wait_for(len(stage.responded()) + 5)
+
+
+def most_calls(limit: str, passed_s: float) -> float:
+    """That may have been sent in this time, whatever waits."""
+    permits = sum(IN_FLIGHT.values())
+    if limit == "told to come later":
+        return permits * (1 + passed_s / REST_S)
+    per_s = PER_MINUTE / 60
+    if limit == "limited by its own settings":
+        return per_s * passed_s + 2
+    # What is sent before the first reply, then at most as many refused as are let in.
+    return FIRST_PER_S + 2 * per_s * (1 + passed_s)
+
+
+def a_longer_backlog_takes_no_more(stage: Stage) -> None:
     worker = stage.start_worker(0)
     memory = psutil.Process(worker.popen.pid).memory_info
     stage.ask(3 * CHUNK, mark="x" * KILOBYTES * 1024, repeats=0, priority="standard")
