@@ -68,21 +68,9 @@ class Stage:
     _writer: Writer | None = None
 
     @classmethod
-    def create(
-        cls,
-        brokers: str,
-        folder: Path,
-        *,
-        seed: int = 0,
-        latency_ms: int = 100,
-        batch_s: float = 0,
-        rpm: float | None = None,
-        **settings: str,
-    ) -> "Stage":
-        """`rpm`: requests per minute that the provider lets in."""
+    def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, batch_s: float = 0, **settings: str) -> "Stage":
         folder.mkdir(parents=True, exist_ok=True)
-        limits = [] if rpm is None else ["--rpm", str(rpm)]
-        provider = Provider(folder, "--latency-ms", str(latency_ms), "--seed", str(seed), "--batch-s", str(batch_s), *limits)
+        provider = Provider(folder, "--latency-ms", str(latency_ms), "--seed", str(seed), "--batch-s", str(batch_s))
         provider.start()
         name = f"f-{os.urandom(5).hex()}."
         try:

@@ -48,8 +48,7 @@ def semantic_and_killed(scene: Scene) -> None:
     """The semantic tier at work, many followers of few leaders, and workers that are killed."""
     stage = scene.stage
     stage.start_sink()
-    for number in range(2):
-        stage.start_worker(number, wait=False, FAULT_INDEX="hash")
+    stage.start_workers(2, FAULT_INDEX="hash")
 
     def work() -> None:
         for number in (0, 1, 0):
