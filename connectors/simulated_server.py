@@ -327,7 +327,7 @@ def _account(request: web.BaseRequest, model: str) -> str:
 
 
 def _key(request: web.BaseRequest) -> str:
-    return request.headers.get("authorization") or request.headers.get("x-api-key", "")
+    return request.headers.get("authorization") or request.headers.get("x-api-key") or ""
 
 
 def _json(body: Any, status: int = 200) -> web.Response:
