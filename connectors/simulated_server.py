@@ -16,7 +16,7 @@ import signal
 import socket
 import struct
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +77,10 @@ class SimulatedServer:
         )
         self.in_flight = 0
         self.most_in_flight = 0
+        self.most_open = 0
+        """Calls of one key whose callers were there at once; those that a caller hung up on are in flight, and not open."""
+        self.callers: defaultdict[str, set[asyncio.BaseTransport]] = defaultdict(set)
+        """By key, the connections on which calls are made."""
         self.asked: Counter[str] = Counter()
         self._numbers = itertools.count(1)
         self._server: web.Server | None = None
@@ -122,10 +126,21 @@ class SimulatedServer:
             return await self._control(request, path)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        caller, callers = request.transport, self.callers[_key(request)]
+        if caller is not None:
+            self._opened(caller, callers)
         try:
             return await self._call(request, protocol)
         finally:
             self.in_flight -= 1
+            if caller is not None:
+                callers.discard(caller)
+
+    def _opened(self, caller: asyncio.BaseTransport, callers: set[asyncio.BaseTransport]) -> None:
+        callers.add(caller)
+        if len(callers) > self.most_open:
+            callers -= {other for other in callers if other.is_closing()}
+            self.most_open = max(self.most_open, len(callers))
 
     async def _call(self, request: web.BaseRequest, protocol: str) -> web.StreamResponse:
         number = next(self._numbers)
@@ -302,12 +317,17 @@ class SimulatedServer:
         """The bill, and what the server saw."""
         limits = self.options.limits
         counted = {"admitted": limits.admitted, "counted_tokens": limits.counted_tokens, "refused_429": limits.refused}
-        return {**self.bill.summary(), **counted, "asked": dict(self.asked), "most_in_flight": self.most_in_flight}
+        return {**self.bill.summary(), **counted, "asked": dict(self.asked), "most_in_flight": self.most_in_flight,
+                "most_open": self.most_open}  # fmt: skip
 
 
 def _account(request: web.BaseRequest, model: str) -> str:
     """Whose limits a call counts against: those of its model with its key."""
-    return f"{model} {request.headers.get('authorization') or request.headers.get('x-api-key', '')}"
+    return f"{model} {_key(request)}"
+
+
+def _key(request: web.BaseRequest) -> str:
+    return request.headers.get("authorization") or request.headers.get("x-api-key") or ""
 
 
 def _json(body: Any, status: int = 200) -> web.Response:

@@ -1,10 +1,10 @@
 """Runs the matrix and prints one table.
 
-    python -m tests.faults [--only WORDS] [--seeds N] [--first-seed S] [--keep FOLDER] [--list]
+    python -m tests.faults [--only WORDS] [--except WORDS] [--seeds N] [--first-seed S] [--keep FOLDER] [--list]
 
-`--only` picks the fault of this name, else those whose names contain the words (dashes stand for spaces; repeat it for more); `--seeds`
-is how often faults that are random run, each with a seed of its own. Ends with 1 where something was lost, paid and not explained, or any
-invariant was broken.
+`--only` picks the fault of this name, else those whose names contain the words (dashes stand for spaces; repeat it for more); `--except`
+leaves out in the same way; `--seeds` is how often faults that are random run, each with a seed of its own. Ends with 1 where something
+was lost, paid and not explained, or any invariant was broken.
 """
 
 import argparse
@@ -29,6 +29,7 @@ err = Console(stderr=True)
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Breaks everything, and looks what is lost.")
     parser.add_argument("--only", action="append", default=[], help="faults whose names contain these words")
+    parser.add_argument("--except", action="append", default=[], dest="but", help="leave these out")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each random fault")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="keep logs, bills and data under this folder")
@@ -37,11 +38,17 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def chosen(only: Sequence[str]) -> list[Fault]:
-    wanted = [_plain(words) for words in only]
+def chosen(only: Sequence[str], but: Sequence[str] = ()) -> list[Fault]:
+    left_out = named(but)
+    return [fault for fault in (named(only) if only else MATRIX) if fault not in left_out]
+
+
+def named(given: Sequence[str]) -> list[Fault]:
+    """The faults of these names; where words are no name, all faults whose names contain them."""
+    wanted = [_plain(words) for words in given]
     whole = {words for words in wanted if any(_plain(f.name) == words for f in MATRIX)}
     parts = [words for words in wanted if words not in whole]
-    return [f for f in MATRIX if not wanted or _plain(f.name) in whole or any(words in _plain(f.name) for words in parts)]
+    return [f for f in MATRIX if _plain(f.name) in whole or any(words in _plain(f.name) for words in parts)]
 
 
 def _plain(words: str) -> str:
@@ -109,7 +116,7 @@ def numbers(runs: Sequence[Outcome]) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     given = parsed(arguments)
-    faults = chosen(given.only)
+    faults = chosen(given.only, given.but)
     if given.list or not faults:
         for fault in MATRIX:
             print(f"{fault.name}{' (seeded)' if fault.seeded else ''}")

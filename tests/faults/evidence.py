@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from inference_engine.schemas.answers import VectorRecord
+from inference_engine.schemas.answers import AnswerRecord, VectorRecord
+from inference_engine.schemas.costs import CostEvent
 from inference_engine.schemas.ledger import LedgerRecord
-from inference_engine.schemas.requests import Call, Identity
+from inference_engine.schemas.requests import Call, Identity, Lookup, Miss
 from inference_engine.schemas.responses import ResponseLine
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Billed:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Committed offsets, read before the ends of the topics that they promise something about."""
+    """Committed offsets, of the workers' topics and of the sink's, read before the ends of the topics that they promise something about."""
 
     committed: Mapping[tuple[str, int], int]
     ends: Mapping[tuple[str, int], int]
@@ -83,19 +84,25 @@ class Evidence:
     stored: tuple[Stored, ...] | None = None
     """None where no sink ran."""
     requests: tuple[Placed[Identity], ...] = ()
-    lookups: tuple[Placed[Identity], ...] = ()
-    calls: tuple[Placed[str], ...] = ()
-    """Flights."""
+    lookups: tuple[Placed[Lookup], ...] = ()
+    rows: tuple[Placed[bytes], ...] = ()
+    """Keys of the rows of waiters, on the changelog of the exact tier."""
+    truncated: bool = False
+    """Some of that changelog was deleted by a fault."""
+    misses: tuple[Placed[Miss], ...] = ()
+    calls: tuple[Placed[Call], ...] = ()
+    answers: tuple[Placed[AnswerRecord], ...] = ()
+    replies: tuple[Placed[Identity], ...] = ()
+    """Whose response lies where."""
+    costs: tuple[Placed[CostEvent], ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
     words: Mapping[str, bytes] = field(default_factory=dict)
     """Logs, metrics and headers of dead letters, by where they were said."""
     vectors: tuple[Placed[VectorRecord], ...] = ()
-    groups: tuple[Placed[Call], ...] = ()
-    """Calls that belong to a group, or lead one."""
-    most_in_flight: int = 0
-    """Calls that the provider saw at once."""
-    allowed_in_flight: int | None = None
-    """By the permits of all workers together; None where calls that a worker gave up may be among them."""
+    most_open: int = 0
+    """Calls of one worker whose connections the provider saw open at once."""
+    permits: int = 0
+    """Of one worker."""
     memory_mb: Mapping[str, float] = field(default_factory=dict)
     """The most that each process that was alive at the end has held."""
     secrets: tuple[str, ...] = ()

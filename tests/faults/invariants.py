@@ -3,7 +3,7 @@
 answered        every accepted id has exactly one distinct response or error
 asked_for       nothing is answered that was not asked
 own_answer      an answer belongs to its prompt, and never to another tenant's
-committed       an offset is committed only when what it stands for is durable further on
+committed       an offset is committed only when what it stands for is durable further on: see durable.py
 intended        every line of the bill has an intent
 bounded         billed calls of a flight <= 1 + its attempts that are known to have failed, and <= max_attempts
 after_the_end   no intent behind a completion
@@ -11,7 +11,7 @@ money           certain <= bill <= certain + caps of the ambiguous; equal where 
 settled         no attempt is left open, and no batch: its files are deleted
 stored          the cost store holds what the ledger holds, and one `answer` row for a request
 apart           no vector and no group holds another tenant's prompt
-limited         no more calls at once than the permits allow, and no more memory than a worker may take
+limited         no worker has more calls open at once than its permits allow, or takes more memory than it may
 silent          no secret and no prompt in logs, metrics or headers
 """
 
@@ -29,14 +29,13 @@ from inference_engine.schemas.ledger import (
     BatchVoid,
     Charged,
     Completion,
-    Failure,
     Intent,
     LedgerRecord,
-    Parked,
     Unpaid,
 )
 from inference_engine.schemas.responses import ResponseLine
 
+from .durable import committed
 from .evidence import Asked, Evidence
 
 Found = Iterator[str]
@@ -171,33 +170,6 @@ def _wrong(line: ResponseLine, asked: Asked, text: str, whose: Mapping[str, set[
         yield f"{asked.key} got an answer that is not to its prompt: {text[:60]!r}"
 
 
-# --- offsets ---------------------------------------------------------------------------------------------------------
-
-
-def committed(evidence: Evidence) -> Found:
-    """What lies below a committed offset must have been durable further on at that time."""
-    responded = {key_of(line) for line in evidence.responses}
-    lookups = {(p.member.tenant, p.member.job, p.member.custom_id): (p.topic, p.partition, p.offset) for p in reversed(evidence.lookups)}
-    ended: dict[str, tuple[str, int, int]] = {}
-    for p in evidence.ledger:
-        if isinstance(p.member, Completion | Failure | Parked):  # ended, or the ledger's own from there on
-            ended.setdefault(p.member.flight, (p.topic, p.partition, p.offset))
-    for at in evidence.snapshots:
-        for request in evidence.requests:
-            if request.offset < at.committed.get((request.topic, request.partition), 0):
-                key = (request.member.tenant, request.member.job, request.member.custom_id)
-                if not _by_then(lookups.get(key), at.ends) and key not in responded:
-                    yield f"request {key} was committed, and was not in lookups"
-        for call in evidence.calls:
-            below = call.offset < at.committed.get((call.topic, call.partition), 0)
-            if below and not _by_then(ended.get(call.member), at.ends):
-                yield f"the call of flight {call.member[:12]} was committed, and had no outcome in the ledger"
-
-
-def _by_then(place: tuple[str, int, int] | None, ends: Mapping[tuple[str, int], int]) -> bool:
-    return place is not None and place[2] < ends.get((place[0], place[1]), 0)
-
-
 # --- money -----------------------------------------------------------------------------------------------------------
 
 
@@ -288,8 +260,8 @@ def apart(evidence: Evidence) -> Found:
         for tenant, canary in evidence.canaries.items():
             if tenant != vector.member.tenant and canary in vector.member.text:
                 yield f"a vector of {vector.member.tenant} holds a prompt of {tenant}"
-    leaders = {p.member.request.fingerprint: p.member.request.identity.tenant for p in evidence.groups}
-    for placed in evidence.groups:
+    leaders = {p.member.request.fingerprint: p.member.request.identity.tenant for p in evidence.calls}
+    for placed in evidence.calls:
         tenant, leader = placed.member.request.identity.tenant, placed.member.group
         if leader is not None and leaders.get(leader, tenant) != tenant:
             yield f"a call of {tenant} is in a group that {leaders[leader]} leads"
@@ -300,8 +272,11 @@ MEMORY_MB = 900
 
 
 def limited(evidence: Evidence) -> Found:
-    if evidence.allowed_in_flight is not None and evidence.most_in_flight > evidence.allowed_in_flight:
-        yield f"{evidence.most_in_flight} calls were under way at once, {evidence.allowed_in_flight} are allowed"
+    """The bound is exact, process by process, since each has a key of its own: what a process has open is what its permits are for. A
+    killed one has nothing open any more, nor has a living one those calls that it gave up, though the provider goes on with them; one
+    that stands still has what it had open, and begins nothing."""
+    if evidence.most_open > evidence.permits:
+        yield f"a worker had {evidence.most_open} calls open at once, {evidence.permits} are allowed"
     for name, held in evidence.memory_mb.items():
         if held > MEMORY_MB:
             yield f"{name} took {held:.0f} MB"

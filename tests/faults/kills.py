@@ -11,6 +11,7 @@ from inference_engine.connectors.crash_points import OF_BATCHES, POINTS
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure
 
 from ..e2e.waiting import until
+from .gather import gather
 from .invariants import books
 from .play import Fault, Play, Scene
 from .stage import TENANTS
@@ -56,7 +57,7 @@ def random_kills(scene: Scene) -> None:
 
 def paid_at_most_once(scene: Scene) -> Iterator[str]:
     """P4: a tenant that wants no second payment has none, however often workers died over its calls."""
-    evidence = scene.stage.evidence()
+    evidence = gather(scene.stage)
     kept = books(evidence)
     ended = [p.member for p in evidence.ledger if isinstance(p.member, Completion | Failure | Ambiguous | Charged)]
     careful = {r.flight for r in ended if r.request.identity.tenant == CAREFUL}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .broker import Broker
+from .gather import gather
 from .invariants import Violation, books, content, key_of, unexplained, violations
 from .stage import Stage
 
@@ -94,7 +95,7 @@ def run(fault: Fault, seed: int, brokers: str, broker: Broker | None, kept: Path
 
 
 def judge(fault: Fault, seed: int, stage: Stage, drained: float, own: Sequence[Violation]) -> Outcome:
-    evidence = stage.evidence()
+    evidence = gather(stage)
     found = [*own, *violations(evidence)]
     if math.isinf(drained):
         found.append(Violation("drained", f"not every id had a response {fault.drain_s:.0f} s after the last fault"))

@@ -20,18 +20,16 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartiti
 from confluent_kafka.admin import AdminClient
 from pydantic import ValidationError
 
-from inference_engine.agents.names import app_id
+from inference_engine.agents.names import EXACT_TABLE, app_id
 from inference_engine.connectors.state_file import read_state
 from inference_engine.schemas import packets
-from inference_engine.schemas.ledger import BatchPrepared
 from inference_engine.schemas.record import Lane
-from inference_engine.schemas.requests import Identity
 
 from ..e2e.engine import PARTITIONS, Accounts, Engine, Process, row
 from ..e2e.provider import Provider
 from ..e2e.records import Found, Reader, Writer
 from ..e2e.waiting import until
-from .evidence import Asked, Billed, Evidence, Placed, Snapshot, Stored
+from .evidence import Asked, Placed, Snapshot, Stored
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "gpt-4o-mini"
@@ -61,10 +59,13 @@ class Stage:
     sink: Process | None = None
     broken_at: float = 0.0
     """Of the last fault, by the monotonic clock."""
+    kept: tuple[Stored, ...] | None = None
+    """Of the cost store, where it is gone by now."""
+    marks: dict[str, int] = field(default_factory=dict)
+    """By name of a moment, how many requests had been asked."""
     _numbers: int = 0
     _offsets: Consumer | None = None
     _writer: Writer | None = None
-    _kept: tuple[Stored, ...] | None = None
 
     @classmethod
     def create(cls, brokers: str, folder: Path, *, seed: int = 0, latency_ms: int = 100, batch_s: float = 0, **settings: str) -> "Stage":
@@ -96,11 +97,13 @@ class Stage:
         state, log = engine.home / f"worker-{index}.json", engine.home / "logs" / f"worker-{index}.log"
         state.unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
+        # A key of its own: so the provider can tell whose calls are open.
+        key = f"{SECRET}-{len(engine.processes)}"
         with log.open("ab") as out:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.worker", str(state)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=engine.home,
-                env=engine.environment(PYTHONPATH=str(ROOT), **settings),
+                env=engine.environment(PYTHONPATH=str(ROOT), OPENAI_API_KEY=key, ANTHROPIC_API_KEY=key, **settings),
             )  # fmt: skip
         process = self.workers[index] = Process(f"worker-{index}", popen, log, state)
         engine.processes.append(process)
@@ -159,7 +162,7 @@ class Stage:
     def _open_in(self, partitions: Iterable[int]) -> set[str]:
         """Attempts on these partitions of the ledger that have no outcome."""
         inside = set(partitions)
-        found = [p.member for p in self._members(self.engine.topics.ledger, packets.ledger) if p.partition in inside]
+        found = [p.member for p in self.members(self.engine.topics.ledger, packets.ledger) if p.partition in inside]
         return Accounts(found).open
 
     def start_sink(self) -> None:
@@ -294,8 +297,8 @@ class Stage:
         took = time.monotonic() - begin
         until(self._idle, "the workers have committed all that there is", within_s=60)
         until(self._no_batches, "no batch is open", within_s=120)
-        if self.sink is not None and self._kept is None:
-            until(self._stored_all, "the sink has stored all costs", within_s=60)
+        if self.sink is not None and self.kept is None:
+            until(lambda: not self.unstored(), "the sink has stored all costs", within_s=60)
         return took
 
     def _idle(self) -> bool:
@@ -305,14 +308,18 @@ class Stage:
     def _no_batches(self) -> bool:
         return not self.engine.ledger().open_batches
 
-    def _stored_all(self) -> bool:
+    def unstored(self) -> int:
+        """Packets of costs that the sink has not stored."""
+        return sum(self._watermarks(*at)[1] - offset for at, offset in self._sunk().items())
+
+    def _sunk(self) -> dict[tuple[str, int], int]:
+        """Offsets that the sink has committed."""
         group = f"{self.engine.prefix}inference-engine-sink"
         topic = self.engine.topics.costs
         wanted = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         admin = AdminClient({"bootstrap.servers": self.engine.brokers, "log_level": 0})
         listed = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])[group].result(10)
-        at = {tp.partition: tp.offset for tp in listed.topic_partitions}
-        return all(at[p] >= self._watermarks(topic, p)[1] or self._watermarks(topic, p)[1] == 0 for p in range(PARTITIONS))
+        return {(topic, at.partition): max(0, at.offset) for at in listed.topic_partitions}
 
     @property
     def worked(self) -> list[str]:
@@ -321,6 +328,17 @@ class Stage:
         by_lane = [topic for lane in Lane for topic in (t.misses(lane), t.calls(lane))]
         return [*self.doors, t.lookups, t.bulk_lookups, t.answers, t.ledger, *by_lane]
 
+    @property
+    def rows_topic(self) -> str:
+        """The changelog of the exact tier."""
+        return f"{app_id(self.engine.topics)}-{EXACT_TABLE}-changelog"
+
+    @property
+    def written(self) -> list[str]:
+        """All topics on which something may be durable that a committed offset stands for."""
+        t = self.engine.topics
+        return [*self.worked, t.vectors, t.costs, t.responses, self.rows_topic]
+
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         if self._offsets is None:
             self._offsets = Consumer(
@@ -328,26 +346,38 @@ class Stage:
                     "bootstrap.servers": self.engine.brokers,
                     "group.id": app_id(self.engine.topics),
                     "enable.auto.commit": False,
+                    # What was acknowledged is durable, also where somebody's transaction before it is still open.
+                    "isolation.level": "read_uncommitted",
                     "log_level": 0,
                 }
             )
         low, high = self._offsets.get_watermark_offsets(TopicPartition(topic, partition), timeout=15)
         return low, high
 
-    def snapshot(self) -> Snapshot:
-        """Committed offsets first: what they promise must be durable by now."""
+    def snapshot(self, *, whole: bool = False) -> Snapshot:
+        """Committed offsets first: what they promise must be durable by now. `whole`: with the sink's, and all topics."""
         topics = self.worked
         self._watermarks(topics[0], 0)
         assert self._offsets is not None
         asked = [TopicPartition(topic, p) for topic in topics for p in range(PARTITIONS)]
         committed = {(tp.topic, tp.partition): tp.offset for tp in self._offsets.committed(asked, timeout=15) if tp.offset >= 0}
-        ends = {(topic, p): self._watermarks(topic, p)[1] for topic in topics for p in range(PARTITIONS)}
+        if whole and self.sink is not None:
+            committed |= self._sunk()
+        ends = {(topic, p): self._watermarks(topic, p)[1] for topic in (self.written if whole else topics) for p in range(PARTITIONS)}
         return Snapshot(committed, ends)
+
+    def truncated(self) -> bool:
+        """Were rows of waiters deleted from their changelog?"""
+        return any(self._watermarks(self.rows_topic, p)[0] for p in range(PARTITIONS))
 
     def note(self) -> None:
         """Something was broken just now: keeps a snapshot for the evidence, and the time, from which the drain counts."""
         self.broken_at = time.monotonic()
-        self.snapshots.append(self.snapshot())
+        self.snapshots.append(self.snapshot(whole=True))
+
+    def mark(self, moment: str) -> None:
+        """What is asked from now on comes after this moment."""
+        self.marks[moment] = len(self.asked)
 
     def listen(self) -> None:
         """Keeps what the workers say of themselves for the evidence, and how much memory they have taken."""
@@ -365,63 +395,7 @@ class Stage:
                 except urllib.error.HTTPError as error:
                     self.said[f"{path} of worker {index}"] = error.read()
 
-    # --- evidence ----------------------------------------------------------------------------------------------------
-
-    def bill(self) -> tuple[Billed, ...]:
-        path = self.provider.bill_file
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return tuple(Billed(d["prompt"], d["model"], d["request_id"], d["client_id"], d["pico"]) for d in map(orjson.loads, lines))
-
-    def evidence(self) -> Evidence:
-        engine, topics = self.engine, self.engine.topics
-        calls = [topic for lane in Lane for topic in [topics.calls(lane)]]
-        return Evidence(
-            asked=tuple(self.asked),
-            responses=tuple(engine.responses()),
-            ledger=tuple(self._members(topics.ledger, packets.ledger)),
-            bill=self.bill(),
-            stored=self._kept or (self._stored() if self.sink is not None else None),
-            requests=tuple(self._identities()),
-            lookups=tuple(
-                Placed(p.topic, p.partition, p.offset, p.member.request.identity)
-                for topic in (topics.lookups, topics.bulk_lookups)
-                for p in self._members(topic, packets.lookups)
-            ),
-            calls=tuple(
-                Placed(p.topic, p.partition, p.offset, p.member.request.flight) for t in calls for p in self._members(t, packets.calls)
-            ),
-            snapshots=tuple(self.snapshots),
-            vectors=tuple(self._members(topics.vectors, packets.vectors)),
-            groups=tuple(p for t in calls for p in self._members(t, packets.calls)),
-            most_in_flight=self.provider.summary()["most_in_flight"],
-            allowed_in_flight=self._allowed_in_flight(),
-            memory_mb=self.memory_mb,
-            words={**self._logs(), **self.said, **self._letters()},
-            secrets=(SECRET,),
-            canaries={tenant: self.canary(tenant) for tenant in TENANTS},
-            max_attempts=int(engine.settings["MAX_ATTEMPTS"]),
-            files=self._files(),
-        )
-
-    def _files(self) -> tuple[str, ...]:
-        """What was uploaded and prepared; a file whose worker died in between is not known to anybody, and expires."""
-        prepared = {r.file_id for placed in self._members(self.engine.topics.ledger, packets.ledger)
-                    if isinstance(r := placed.member, BatchPrepared)}  # fmt: skip
-        listed = self.provider.files() if prepared else []
-        return tuple(name for name in listed if name in prepared or name.startswith(("file-out", "file-err")))
-
-    def _allowed_in_flight(self) -> int | None:
-        """Of all workers that were ever started: the calls of a dead one stay with the provider for a while, those that a living one gave
-        up do so without end, and then nothing can be said."""
-        if any("stopped before" not in record.reason for record in self.engine.ledger().ambiguous):
-            return None
-        started = sum(process.name.startswith("worker") for process in self.engine.processes)
-        return int(self.engine.settings["MAX_IN_FLIGHT"]) * started
-
-    def _letters(self) -> dict[str, bytes]:
-        """What dead letters say beside the bytes that they carry."""
-        found = self.raw(self.engine.topics.dead_letters)
-        return {f"headers of the dead letter {f.partition}@{f.offset}": b" ".join(value for _, value in f.headers) for f in found}
+    # --- topics ------------------------------------------------------------------------------------------------------
 
     def raw(self, topic: str) -> list[Found]:
         """All records of a topic now."""
@@ -431,7 +405,8 @@ class Stage:
         finally:
             reader.close()
 
-    def _members(self, topic: str, codec: Any) -> Iterable[Placed[Any]]:
+    def members(self, topic: str, codec: Any) -> Iterable[Placed[Any]]:
+        """Of all packets of a topic, each partition by itself."""
         for found in sorted(self.raw(topic), key=lambda f: (f.partition, f.offset)):
             try:
                 members = codec.decode(found.value or b"")
@@ -440,30 +415,6 @@ class Stage:
             for member in members:
                 yield Placed(topic, found.partition, found.offset, member)
 
-    def _identities(self) -> Iterable[Placed[Identity]]:
-        known = {a.key for a in self.asked}
-        for door, found in [(topic, found) for topic in self.doors for found in self.raw(topic)]:
-            tenant = dict(found.headers).get("tenant", b"local").decode(errors="replace")
-            try:
-                line = orjson.loads(found.value or b"")
-                key = (tenant, line["engine"]["job"], line["custom_id"])
-            except (ValueError, KeyError, TypeError):
-                continue  # poison: what becomes of it is looked at by its own test
-            if key in known:
-                yield Placed(door, found.partition, found.offset, Identity(tenant=key[0], job=key[1], custom_id=key[2]))
-
-    def keep_stored(self) -> None:
-        """Reads the cost store now: later it will be gone."""
-        self._kept = self._stored()
-
-    def _stored(self) -> tuple[Stored, ...]:
-        columns = "event_id, kind, attempt_id, toString(base_cost), toString(ambiguous_cap), tenant_id, job, request_id"
-        rows = self.engine.sink_sql(f"SELECT {columns} FROM cost_events LIMIT 1000000")
-        return tuple(Stored(r[0], r[1], r[2], _pico(r[3]), _pico(r[4]), (r[5], r[6], r[7])) for r in rows)
-
-    def _logs(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.engine.home / "logs").glob("*.log")}
-
 
 def most_memory_mb(pid: int) -> float:
     """The largest resident size that the process has had (Linux; elsewhere the present one)."""
@@ -471,8 +422,3 @@ def most_memory_mb(pid: int) -> float:
     if status.exists():
         return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return float(psutil.Process(pid).memory_info().rss) / 2**20
-
-
-def _pico(dollars: str) -> int:
-    whole, _, part = dollars.partition(".")
-    return int(whole + part.ljust(12, "0"))

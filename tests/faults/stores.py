@@ -2,23 +2,32 @@
 
 import shutil
 import signal
+import statistics
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from inference_engine.agents.names import changelogs
+from inference_engine.agents.sink_worker import PACKETS_AT_ONCE
 
 from ..connectors.clickhouse_http import clickhouse_http
 from ..e2e.engine import PARTITIONS
+from ..e2e.waiting import until
+from .gather import stored
 from .play import Fault, Play, Scene
 from .proxy import Proxy, Weather
 from .stage import Stage
 
 ROWS = 80
+AWAY_S = 600.0
+CALM_S = 30.0
+"""So long it is asked at the same rate before the store goes away."""
+SLOWED_MS = 250
+"""An answer that comes later than this, and than twice its usual time, is slowed down by more than chance."""
 SEMANTIC = {"CACHE_SEMANTIC_ENABLED": "true", "CACHE_POLICY": "static"}
 
 
@@ -39,8 +48,7 @@ def semantic_and_killed(scene: Scene) -> None:
     """The semantic tier at work, many followers of few leaders, and workers that are killed."""
     stage = scene.stage
     stage.start_sink()
-    for number in range(2):
-        stage.start_worker(number, wait=False, FAULT_INDEX="hash")
+    stage.start_workers(2, FAULT_INDEX="hash")
 
     def work() -> None:
         for number in (0, 1, 0):
@@ -64,16 +72,23 @@ def qdrant_silent(scene: Scene) -> None:
         stage.wait_for(ROWS)
 
 
+@contextmanager
+def cost_store(stage: Stage) -> Iterator[Proxy]:
+    """A ClickHouse behind a forwarder; the sink keeps what it stores there. Put it on before the sink is started."""
+    with clickhouse_http(stage.engine.home / "clickhouse") as url, Proxy() as proxy:
+        host, _, rest = url.removeprefix("http://").partition("/")
+        proxy.to(int(host.rpartition(":")[2]))
+        stage.engine.settings["CLICKHOUSE_URL"] = f"http://127.0.0.1:{proxy.port}/{rest}"
+        yield proxy
+        stage.drain()
+        stage.kept = stored(stage)
+
+
 def clickhouse_away(scene: Scene) -> None:
     """The cost store is down from the start, comes, goes in the middle, and comes back."""
     stage = scene.stage
-    with ExitStack() as held:
-        url = held.enter_context(clickhouse_http(stage.engine.home / "clickhouse"))
-        proxy = held.enter_context(Proxy())
-        host, _, rest = url.removeprefix("http://").partition("/")
-        proxy.to(int(host.rpartition(":")[2]))
+    with cost_store(stage) as proxy:
         proxy.weather(Weather("reset"))
-        stage.engine.settings["CLICKHOUSE_URL"] = f"http://127.0.0.1:{proxy.port}/{rest}"
         stage.start_sink()
         stage.start_worker(0)
         stage.ask(ROWS)
@@ -88,8 +103,42 @@ def clickhouse_away(scene: Scene) -> None:
         time.sleep(2)
         proxy.weather(Weather())
         stage.note()
-        stage.drain()
-        stage.keep_stored()
+
+
+def clickhouse_long_away(scene: Scene) -> None:
+    """The cost store is away for ten minutes, first as a host that is gone, then as a process that is gone; two requests a second go on."""
+    stage = scene.stage
+    with cost_store(stage) as proxy:
+        stage.start_sink()
+        stage.start_worker(0)
+
+        def away() -> None:
+            time.sleep(CALM_S)
+            stage.mark("calm")
+            for kind in ("blackhole", "reset"):
+                proxy.weather(Weather(kind))
+                time.sleep(AWAY_S / 2)
+            asked = {a.key for a in list(stage.asked)}
+            until(lambda: asked <= stage.responded(), "who asked while the cost store was away has an answer", within_s=10)
+            stage.mark("away")
+            waiting = stage.unstored()
+            assert waiting > PACKETS_AT_ONCE, f"only {waiting} packets wait for the cost store: the sink could hold them all"
+            proxy.weather(Weather())
+            stage.note()
+
+        stage.while_asking(away, every_s=1.0, count=2)
+        assert stage.workers[0].alive, stage.workers[0].tail()
+
+
+def not_slowed(scene: Scene) -> Iterator[str]:
+    """Answers took as long while the cost store was away as before; see `clickhouse_long_away`."""
+    stage = scene.stage
+    calm, away = ({a.custom_id for a in stage.asked[: stage.marks[name]]} for name in ("calm", "away"))
+    took = {line.custom_id: line.engine.latency_ms for line in stage.engine.responses()}
+    before = statistics.median(ms for custom_id, ms in took.items() if custom_id in calm)
+    meanwhile = statistics.median(ms for custom_id, ms in took.items() if custom_id in away - calm)
+    if meanwhile > max(2 * before, before + SLOWED_MS):
+        yield f"an answer took {meanwhile} ms (median) while the cost store was away, and {before} ms before"
 
 
 def sink_killed(scene: Scene) -> None:
@@ -218,6 +267,7 @@ STORES = (
     Fault("Qdrant is silent", qdrant_silent, settings=SEMANTIC, drain_s=60),
     Fault("semantic tier, workers are killed", semantic_and_killed, settings=SEMANTIC, seeded=True),
     Fault("ClickHouse away", clickhouse_away),
+    Fault("ClickHouse away for 10 minutes", clickhouse_long_away, not_slowed),
     Fault("sink killed", sink_killed, seeded=True),
     Fault("data folder deleted", folder_gone),
     Fault("data folder corrupt", folder_corrupt),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from .__main__ import chosen
 from .matrix import MATRIX
 from .play import Fault, run
 
@@ -35,3 +36,9 @@ def test_nothing_is_lost_and_every_cent_is_explained(fault: Fault, kafka: str, t
 
 def test_every_fault_has_a_name_of_its_own() -> None:
     assert len(BY_NAME) == len(MATRIX)
+
+
+def test_faults_are_left_out_by_name_or_by_words() -> None:
+    names = {fault.name for fault in chosen([], ["clickhouse-away-for-10-minutes", "random kills"])}
+    assert BY_NAME.keys() - names == {"ClickHouse away for 10 minutes", "random kills"}
+    assert {fault.name for fault in chosen(["batch"], ["crash"])} == {n for n in BY_NAME if "batch" in n and "crash" not in n}
