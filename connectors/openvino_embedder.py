@@ -12,12 +12,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +29,9 @@ from .token_embedder import Ids, TokenEmbedder
 if TYPE_CHECKING:
     from openvino import CompiledModel
 
-T = TypeVar("T")
-
 PADDED_TOKENS = 1024
 CONVERT_S = 600.0
 """A conversion takes 10 s, a minute on a machine that has other things to do."""
-YIELD = 5
-"""Nicer than the rest of the worker by this much: a third of its share of a core that both want."""
 KEPT = 2
 """Converted models in the cache, 90 MB each for MiniLM."""
 _FIRST_PASS = threading.Lock()
@@ -83,25 +78,7 @@ def compiled(model: Path, streams: int) -> "CompiledModel":
     """Each stream computes on one thread: threads that share one pass wait for each other, the longer the busier the cores are."""
     import openvino
 
-    def compile_model() -> "CompiledModel":
-        return openvino.Core().compile_model(str(model), "CPU", {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams})
-
-    return behind_others(compile_model)
-
-
-def behind_others(start: Callable[[], T]) -> T:
-    """Whatever threads `start` makes yield to the rest of this process where the cores are short.
-
-    An event loop that waits for a core behind passes of 160 ms lets everything wait: what was embedded, too.
-    """
-    with ThreadPoolExecutor(1, "embedder", _yield_to_others) as pool:
-        return pool.submit(start).result()
-
-
-def _yield_to_others() -> None:
-    if sys.platform == "linux":  # elsewhere this is the priority of the whole process
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + YIELD))
+    return openvino.Core().compile_model(str(model), "CPU", {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams})
 
 
 def has_openvino() -> bool:

@@ -3,9 +3,7 @@
 import csv
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +17,7 @@ from inference_engine.connectors import embedder as module
 from inference_engine.connectors.embedder import HashEmbedder, SentenceTransformerEmbedder, find_embedder, load_embedder, packaged_model
 from inference_engine.connectors.embedding_endpoint import EndpointEmbedder
 from inference_engine.connectors.kafka_jars import default_cache_dir
-from inference_engine.connectors.openvino_embedder import YIELD, OpenVinoEmbedder, behind_others, converted_model
+from inference_engine.connectors.openvino_embedder import OpenVinoEmbedder, converted_model
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.pipeline.ports import Embedder
 
@@ -166,16 +164,6 @@ def test_a_models_first_pass_is_made_before_threads_may_begin_theirs(monkeypatch
     monkeypatch.setattr(OpenVinoEmbedder, "embed", told)
     OpenVinoEmbedder(converted_model(packaged_model(), default_cache_dir()), threads=2)
     assert len(passes) == 1
-
-
-def test_threads_of_the_embedder_yield_to_the_rest_of_the_process_alone() -> None:
-    def mine() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    before = mine()
-    # Only Linux has a priority for each thread.
-    assert behind_others(mine) == (min(19, before + YIELD) if sys.platform == "linux" else before)
-    assert mine() == before
 
 
 def test_a_model_is_converted_once(monkeypatch: pytest.MonkeyPatch, openvino: OpenVinoEmbedder) -> None:
