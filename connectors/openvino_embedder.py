@@ -78,7 +78,9 @@ def compiled(model: Path, streams: int) -> "CompiledModel":
     """Each stream computes on one thread: threads that share one pass wait for each other, the longer the busier the cores are."""
     import openvino
 
-    return openvino.Core().compile_model(str(model), "CPU", {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams})
+    # Not bound to a core each: whatever else runs there would hold up a stream while the other core is free.
+    threads = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams, "ENABLE_CPU_PINNING": False}
+    return openvino.Core().compile_model(str(model), "CPU", threads)
 
 
 def has_openvino() -> bool:
