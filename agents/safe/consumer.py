@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL_RECORDS = 500
 FETCH_MAX_WAIT_MS = 100
+FETCH_TIMEOUT_MS = 1000
 PREFETCH_BACKOFF_S = 0.05
 COMMIT_TIMEOUT_S = 10.0
 TOPIC_PATIENCE_S = 5.0
@@ -181,7 +182,7 @@ class SafeConsumer(Consumer):
                 if open_tps is not None and not open_tps:
                     await self._room.wait()
                     continue
-                fetched = await self.kafka.getmany(*(open_tps or ()), timeout_ms=1000)
+                fetched = await self._fetch(open_tps)
                 touched: set[Intake] = set()
                 for tp, records in fetched.items():
                     touched.update(self._deliver(tp, records))
@@ -192,6 +193,20 @@ class SafeConsumer(Consumer):
         except ConsumerStoppedError:
             if not self.should_stop:
                 raise
+
+    async def _fetch(self, open_tps: list[TopicPartition] | None) -> dict[TopicPartition, list[Any]]:
+        """Nothing where an intake that was full has room again: what lies there need not wait for what the others get."""
+        fetching = asyncio.ensure_future(self.kafka.getmany(*(open_tps or ()), timeout_ms=FETCH_TIMEOUT_MS))
+        if open_tps is None:
+            return await fetching  # type: ignore[no-any-return]
+        room = asyncio.ensure_future(self._room.wait())
+        try:
+            await asyncio.wait({fetching, room}, return_when=asyncio.FIRST_COMPLETED)
+            return fetching.result() if fetching.done() else {}
+        finally:
+            # Where it is waiting, it has taken nothing out of the client's buffer yet.
+            for waiting in (fetching, room):
+                waiting.cancel()
 
     def _open_partitions(self) -> list[TopicPartition] | None:
         """None where nothing is held back, else the partitions whose intakes all have room."""

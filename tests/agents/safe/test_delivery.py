@@ -103,6 +103,30 @@ async def test_a_refusal_does_not_close_the_partition_for_what_follows(bench: Be
     assert [record.value for record in await bench.read("small")] == [b"before", b"after", b"last"]
 
 
+async def test_an_intake_that_has_room_again_waits_for_no_record_of_another_topic(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fetch that leaves its partitions out would else end only with its timeout, once for each full backlog."""
+    bench.create("in", "quiet")
+    monkeypatch.setattr(consumer, "FETCH_TIMEOUT_MS", 3_600_000)
+    app, done, free = bench.app(), list[int](), asyncio.Event()
+    full = 256
+
+    async def wait_at_first(event: Delivered) -> None:
+        await free.wait()
+        done.append(event.offset)
+
+    async def ignore(event: Delivered) -> None:
+        pass
+
+    bench.agent(app, "in", wait_at_first, limit=1)
+    bench.agent(app, "quiet", ignore)
+    async with bench.running(app):
+        await fill(app, bench.topic("in"), range(4 * full), partition=0)
+        await until(lambda: any(intake.full for intake in app.consumer_of_records.intakes), "the backlog is full")
+        await fill(app, bench.topic("in"), range(4 * full, 8 * full), partition=0)
+        free.set()
+        await until(lambda: done == list(range(8 * full)), "all are done")
+
+
 async def test_dead_letter_is_written_before_the_event_is_released(bench: Bench) -> None:
     """A dead-letter write that fails is tried again like any other."""
     bench.create("in", "dead")
