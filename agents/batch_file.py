@@ -62,6 +62,7 @@ class BatchFile:
         self._s, self._p = stage, stage.parts.calls
         self._keeping, self._owned = keeping, keeping.owned
         self._model, self._provider = model, provider
+        self._traits = provider.traits.adjusted(rows=stage.state(model.provider).most_rows)
         self._key = stage.parts.new_key()
         self._path = stage.parts.folder / f"{self._key}.jsonl"
         try:
@@ -105,7 +106,7 @@ class BatchFile:
             self._alone(call)
             return True
         size = len(line) + (MARKS_BYTES if self._terms is not None else 0)
-        if not fits(len(self._rows), self._most_bytes, size, self._provider.traits):
+        if not fits(len(self._rows), self._most_bytes, size, self._traits):
             return False
         self._most_bytes += size
         body = orjson.dumps(call.request.body)

@@ -9,7 +9,7 @@ from typing import Any
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
 from ..pipeline.prefix import Terms
-from ..pipeline.provider_batch import WayPrices
+from ..pipeline.provider_batch import ROWS_OF_A_RECORD, WayPrices
 from ..schemas.record import JsonObject
 from .attempt import CallParts
 from .call import CallStage
@@ -17,6 +17,8 @@ from .ledger import OwnedLedger
 
 AGAIN_S = 3600.0
 """A provider that refused a batch is asked for another one after so long."""
+CROWDED_S = 60.0
+"""A provider whose queue was full is asked again after so long, or as soon as a batch has left it."""
 AT_ONCE = 128
 """Rows whose outcomes are written at once, and calls that are made one by one at once, of a partition."""
 
@@ -57,6 +59,19 @@ class Provided:
     """It turned batches away."""
     refused_until_ms: int = 0
     """It refused them: its rows are called for one by one."""
+    most_rows: int | None = None
+    """Of a file, and of its batches one at a time, since its queue was full; None: it was not."""
+
+    def crowded(self, rows: int, now_ms: int) -> None:
+        """A batch of so many rows found no room in its queue."""
+        self.most_rows = max(1, rows // 2)
+        self.closed_until_ms = now_ms + int(CROWDED_S * 1000)
+
+    def ended(self) -> None:
+        """A batch has left its queue."""
+        if self.most_rows is not None:
+            more = 2 * self.most_rows
+            self.most_rows, self.closed_until_ms = (more if more < ROWS_OF_A_RECORD else None), 0
 
     def took(self, seconds: float) -> None:
         self.took_s = seconds if not self.took_s else self.took_s + 0.3 * (seconds - self.took_s)

@@ -133,8 +133,10 @@ class Tend:
             else:
                 self._show(batch, status)
                 if status.state == "ended":
+                    state = self._s.state(batch.provider)
+                    state.ended()
                     if not canceled:
-                        self._s.state(batch.provider).took((self._p.now() - batch.at_ms) / 1000)
+                        state.took((self._p.now() - batch.at_ms) / 1000)
                     return True
                 if status.state == "failed":
                     await self._failed(provider, status)
@@ -164,8 +166,13 @@ class Tend:
         return True
 
     async def _failed(self, provider: BatchProvider, status: BatchStatus) -> None:
-        log.warning("the provider refused a batch as a whole; its calls are made one by one", batch=self._key, reason=status.message)
-        self._s.state(self._batch.provider).refused_until_ms = self._p.now() + int(AGAIN_S * 1000)
+        state = self._s.state(self._batch.provider)
+        if status.full:
+            log.info("the provider's queue of batches is full: smaller ones follow, one at a time", batch=self._key, reason=status.message)
+            state.crowded(len(self._batch.members), self._p.now())
+        else:
+            log.warning("the provider refused a batch as a whole; its calls are made one by one", batch=self._key, reason=status.message)
+            state.refused_until_ms = self._p.now() + int(AGAIN_S * 1000)
         await self._forget(provider)
         await self._book(BatchVoid(batch=self._key, reason=status.message, at_ms=self._p.now()))
 

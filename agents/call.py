@@ -260,7 +260,7 @@ class _Payment:
         try:
             with self._steps.in_queue():
                 await seat.ready(self._left_s())
-            permit = await self._permit(model)
+            permit = await self._permit(model, first=seat.writes)
             if permit is None:
                 return False
             # From the intent on it runs to its end: cut between intent and send, a call that cost nothing would look as if it had.
@@ -314,7 +314,7 @@ class _Payment:
         deadline = self._request.deadline_ms
         return None if deadline is None else max(0, deadline - self._p.now()) / 1000
 
-    async def _permit(self, model: Model) -> Permit | None:
+    async def _permit(self, model: Model, *, first: bool = False) -> Permit | None:
         """None where the deadline passed while waiting, or a model that failed was waited for long enough."""
         now, body = self._p.now(), self._request.body
         ends = [] if self._request.deadline_ms is None else [self._request.deadline_ms]
@@ -322,7 +322,7 @@ class _Payment:
             ends.append(self._since_ms + int(self._p.settings.give_up_s * 1000) + 1)
         tokens, output = estimate_tokens(model, body), estimate_output(model, body)
         acquired = self._p.limits.acquire(
-            model, self._lane, self._request.identity.tenant, tokens, output, failed=self._choice.failures > 0
+            model, self._lane, self._request.identity.tenant, tokens, output, failed=self._choice.failures > 0, first=first
         )
         try:
             with self._steps.in_queue():

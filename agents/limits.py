@@ -30,11 +30,14 @@ class _Queue:
     def __init__(self) -> None:
         self._lanes: dict[Lane, OrderedDict[str, deque[_Waiter]]] = {lane: OrderedDict() for lane in _ORDER}
 
-    def put(self, waiter: "_Waiter") -> None:
+    def put(self, waiter: "_Waiter", *, first: bool = False) -> None:
         waiting = self._lanes[waiter.lane].get(waiter.tenant)
         if waiting is None:
             waiting = self._lanes[waiter.lane][waiter.tenant] = deque()
-        waiting.append(waiter)
+        if first:
+            waiting.appendleft(waiter)
+        else:
+            waiting.append(waiter)
 
     def pop(self, open_lanes: Callable[[Lane], bool]) -> "_Waiter | None":
         """The next waiter whose lane has a permit left."""
@@ -211,12 +214,14 @@ class Limits:
             for name, gate in sorted(self._gates.items())
         ]
 
-    async def acquire(self, model: Model, lane: Lane, tenant: str, tokens: int, output_tokens: int = 0, *, failed: bool = False) -> Permit:
+    async def acquire(
+        self, model: Model, lane: Lane, tenant: str, tokens: int, output_tokens: int = 0, *, failed: bool = False, first: bool = False
+    ) -> Permit:
         """Waits for a permit of this lane and model. `tokens`: the estimate of input and output, of which `output_tokens` are output.
-        `failed`: the request has failed on this model before."""
+        `failed`: the request has failed on this model before. `first`: before the others of its tenant and lane, who wait for it."""
         gate, granted = self._gate(model), asyncio.get_running_loop().create_future()
         waiter = _Waiter(lane, tenant, amounts(tokens - output_tokens, output_tokens), granted, failed)
-        gate.queue.put(waiter)
+        gate.queue.put(waiter, first=first)
         self._pump(gate)
         try:
             await waiter.granted

@@ -98,6 +98,8 @@ class BatchStage:
         left_s = None if request.deadline_ms is None else (request.deadline_ms - now) / 1000
         traits = None if now < state.refused_until_ms else self.parts.providers[model.provider].traits
         tries = owned.ledger.unpaid(request.flight)
+        if state.most_rows is not None and tries is not None:
+            tries = 0  # that there was no room says nothing about the request
         return choose(
             left_s=left_s, lane=request.lane, prices=prices, traits=traits, took_s=state.took_s, tries=tries, parked=parked
         )  # fmt: skip
@@ -202,7 +204,8 @@ class BatchStage:
         if hurried:
             self._one_by_one(keeping, hurried)
         rest = {flight: held for flight, held in group.items() if flight not in hurried}
-        if now >= state.closed_until_ms and closes(rest.values(), now, provider.traits):
+        one_at_a_time = state.most_rows is not None and any(b["provider"] == model.provider for b in self.shown())
+        if now >= state.closed_until_ms and not one_at_a_time and closes(rest.values(), now, provider.traits):
             mine = set(rest)
             keeping.busy |= mine
             work = BatchFile(self, keeping, model, provider, mine).run(rest)

@@ -316,8 +316,13 @@ class Worker:
         self.corrections.listeners.append(sharing.corrected)
         return sharing
 
+    def _share(self) -> None:
+        share = len(self.app.partitions) / self.parts.partitions
+        self.limits.set_share(share)
+        self.calls.parts.prefixes.set_share(share)
+
     async def _assigned(self, partitions: frozenset[int]) -> None:
-        self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+        self._share()
         if self.sharing is not None:
             # What an event of a partition that had gone may have loaded again since.
             await self.sharing.forget(sorted(partitions))
@@ -340,7 +345,7 @@ class Worker:
             self.stages.learn.revoked(partitions),
             *([self.shards.revoked(partitions)] if self.shards else []),
         )
-        self.limits.set_share(len(self.app.partitions) / self.parts.partitions)
+        self._share()
 
     async def run(self, stop: asyncio.Event, *, on_ready: Callable[[int], None] | None = None) -> None:
         """Runs until `stop` is set, as the only worker in its folder.

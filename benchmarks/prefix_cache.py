@@ -9,7 +9,6 @@ Ceiling: the tokens of all prompts that a prefix of an earlier prompt covers, wh
 
 import argparse
 import gzip
-import heapq
 import json
 import random
 from collections import defaultdict, deque
@@ -17,28 +16,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 from support import print_table, say
 
+from inference_engine.agents.entrance import MOST_READY
 from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.connectors.providers.anthropic_form import to_messages
 from inference_engine.connectors.simulated_cache import Prompt, SimulatedCache, prompt_of_chat, prompt_of_messages, rules_of
 from inference_engine.pipeline.billing import bill
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.prefix import Mark, Marks, marked, path_of, send_order, shared_tokens, terms_of
-from inference_engine.pipeline.prefix_tree import Go, PrefixTree, Ticket
+from inference_engine.pipeline.prefix import Mark, Marks, Path, marked, path_of, send_order, shared_tokens, terms_of
+from inference_engine.pipeline.prefix_keys import Claim
+from inference_engine.pipeline.prefix_tree import PrefixTree, Ticket, Wait
 from inference_engine.pipeline.prices import rates
 from inference_engine.schemas.record import JsonObject
 
-DATA = Path(__file__).parent / "data" / "mooncake_synthetic_trace.jsonl.gz"
+DATA = FilePath(__file__).parent / "data" / "mooncake_synthetic_trace.jsonl.gz"
 PART_TOKENS = 4
 """The simulated server's own overhead of a content part: left out of each text, so that a block of 512 tokens counts 512."""
 PACKET = 256
 """Calls that the engine puts in order at once."""
 KNOWN = 8192
 """Calls that one worker holds, and so knows of, ahead of sending."""
+
+TICK_S = 0.05
+"""How often the engine looks whether calls that were held may go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,45 +152,83 @@ def first_in_first_out(rows: Sequence[Row], model: Model, pace: Pace, day: date,
     return provider.outcome
 
 
+class Known:
+    """Calls that are known and not sent, as the call stage holds them: those that may go, writers first, and the others."""
+
+    def __init__(self, tree: PrefixTree) -> None:
+        self._tree = tree
+        self._new: list[tuple[int, Ticket]] = []
+        self._asking: deque[tuple[int, Ticket]] = deque()
+        self._going: deque[tuple[int, Ticket]] = deque()
+        self._writes_first: dict[bytes, list[tuple[int, Ticket]]] = defaultdict(list)
+        self._keyless: dict[Claim, tuple[int, Ticket]] = {}
+        self.count = 0
+
+    @property
+    def may_go(self) -> bool:
+        return bool(self._going)
+
+    @property
+    def held(self) -> bool:
+        return bool(self._keyless)
+
+    def enter(self, index: int, path: Path, now: float) -> None:
+        self._new.append((index, self._tree.enter(path, int(now * 1000))))
+        self.count += 1
+
+    def written(self, nodes: Sequence[bytes]) -> None:
+        for node in nodes:
+            self._asking.extendleft(reversed(self._writes_first.pop(node, ())))
+
+    def look(self, now: float) -> None:
+        """Lets go who may."""
+        now_ms = int(now * 1000)
+        for call in self._new:
+            if self._tree.held(call[1], now_ms):
+                self._keyless[call[1].claim] = call
+            else:
+                self._asking.append(call)
+        self._new.clear()
+        for claim in self._tree.release(now_ms):
+            (self._asking.appendleft if claim.began_ms >= 0 else self._asking.append)(self._keyless.pop(claim))
+        while self._asking and len(self._going) < MOST_READY:
+            call = self._asking.popleft()
+            step = self._tree.turn(call[1], now_ms, insist=True)
+            if isinstance(step, Wait):
+                self._writes_first[step.node].append(call)
+            else:
+                (self._going.appendleft if call[1].writes else self._going.append)(call)
+
+    def next(self) -> tuple[int, Ticket]:
+        self.count -= 1
+        return self._going.popleft()
+
+
 def planned(rows: Sequence[Row], model: Model, pace: Pace, day: date, order: Sequence[int]) -> Outcome:
-    """As the call stage does it: calls are known ahead, wait for who writes their prefix, and are marked when they are sent."""
+    """As the call stage does it: calls are known ahead, wait for a key and for who writes their prefix, and are marked when sent."""
     terms = terms_of(model, rates(model, "standard", day).base)
     assert terms is not None
     tree = PrefixTree(terms, remember=1000, calls_per_s=pace.per_second)
-    provider, now, coming = Provider(model, day), 0.0, deque(enumerate(order))
-    ready: list[tuple[int, int, Ticket]] = []
-    held: dict[bytes, list[tuple[int, int, Ticket]]] = defaultdict(list)
-    flying: list[tuple[float, int, Ticket, int, Callable[[float], None]]] = []
-    known = 0
+    known, provider, now, coming = Known(tree), Provider(model, day), 0.0, deque(order)
+    flying: deque[tuple[float, Ticket, int, Callable[[float], None]]] = deque()
 
-    def land(until: float) -> None:
-        while flying and flying[0][0] <= until:
-            when, _, ticket, cached, done = heapq.heappop(flying)
+    while coming or known.count or flying:
+        while coming and known.count < KNOWN:
+            index = coming.popleft()
+            known.enter(index, path_of("local", rows[index].body), now)
+        while flying and flying[0][0] <= now:
+            when, ticket, cached, done = flying.popleft()
             done(when)
-            for node in tree.land(ticket, int(when * 1000), cached=cached):
-                for waiter in held.pop(node, ()):
-                    heapq.heappush(ready, waiter)
-
-    while coming or ready or held or flying:
-        while coming and known < KNOWN:
-            place, index = coming.popleft()
-            heapq.heappush(ready, (place, index, tree.enter(path_of("local", rows[index].body), int(now * 1000))))
-            known += 1
-        if len(flying) >= pace.in_flight or not ready:
-            now = max(now, flying[0][0])
-        land(now)
-        while ready:
-            place, index, ticket = heapq.heappop(ready)
-            step = tree.turn(ticket, int(now * 1000))
-            if not isinstance(step, Go):
-                held[step.node].append((place, index, ticket))
-                continue
+            known.written(tree.land(ticket, int(when * 1000), cached=cached))
+        known.look(now)
+        if known.may_go and len(flying) < pace.in_flight:
+            index, ticket = known.next()
             body = marked(rows[index].body, tree.board(ticket, int(now * 1000)))
             cached, done = provider.send(rows[index], body, now)
-            heapq.heappush(flying, (now + pace.latency_s, place, ticket, cached, done))
-            known -= 1
+            flying.append((now + pace.latency_s, ticket, cached, done))
             now += 1 / pace.per_second
-            break
+        else:
+            now = now + TICK_S if not flying else min(flying[0][0], now + TICK_S) if known.held else flying[0][0]
     provider.outcome.seconds = now
     return provider.outcome
 

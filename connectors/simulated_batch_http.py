@@ -23,6 +23,8 @@ LIMITS = {"openai": (50_000, 200_000_000), "anthropic": (100_000, 256_000_000)}
 """Rows and bytes."""
 ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 
+_NO_ROOM = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached. Please try again later.", "line": None, "param": None}
+
 
 @dataclass(slots=True)
 class _File:
@@ -155,19 +157,22 @@ class BatchHttp:
 
     async def _openai_form(self, batch: SimulatedBatch) -> JsonObject:
         await self.batches.advance(batch)
-        if batch.results is not None and not batch.output_file_id:
+        if batch.results and not batch.output_file_id:
             self._write_files(batch, batch.results)
         ends = [r.end for r in batch.results or ()]
         status = "in_progress" if batch.canceled_s is None else "cancelling"
         if batch.results is not None:
             status = "cancelled" if batch.canceled_s is not None else "expired" if "expired" in ends else "completed"
+        if batch.crowded:
+            status = "failed"
         failed = ends.count("errored")
-        done = ends.count("succeeded") if ends else self.batches.done(batch)
+        done = 0 if batch.crowded else ends.count("succeeded") if ends else self.batches.done(batch)
         endpoint = ENDPOINTS["input" in batch.rows[0][1]]
         return {
             "id": batch.id, "object": "batch", "endpoint": endpoint, "completion_window": "24h", "status": status,
             "created_at": int(batch.created_s), "expires_at": int(batch.created_s + self.batches.options.window_s),
             "input_file_id": batch.file_id, "output_file_id": batch.output_file_id or None, "error_file_id": batch.error_file_id or None,
+            "errors": {"object": "list", "data": [_NO_ROOM]} if batch.crowded else None,
             "metadata": batch.metadata, "request_counts": {"total": len(batch.rows), "completed": done, "failed": failed},
         }  # fmt: skip
 

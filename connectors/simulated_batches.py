@@ -40,6 +40,8 @@ class BatchOptions:
     """Rows are done evenly over this time."""
     window_s: float = 86_400.0
     """Rows that are not done by then expire."""
+    queue_rows: int | None = None
+    """So many rows may be worked on at once: a batch of OpenAI's that exceeds them fails as a whole."""
     folder: Path | None = None
     """Where batches outlive the process; None: in memory."""
 
@@ -71,6 +73,8 @@ class SimulatedBatch:
     ended_s: float | None = None
     output_file_id: str = ""
     error_file_id: str = ""
+    crowded: bool = False
+    """It failed, for there was no room in the queue."""
 
 
 class SimulatedBatches:
@@ -107,9 +111,15 @@ class SimulatedBatches:
             self._asked(protocol, body)
         batch = SimulatedBatch(f"{'msgbatch' if protocol == 'anthropic' else 'batch'}_{secrets.token_hex(12)}", protocol, rows,
                                self._clock(), metadata, file_id)  # fmt: skip
+        if self.options.queue_rows is not None and len(rows) + self._worked_on(protocol) > self.options.queue_rows:
+            batch.crowded, batch.results, batch.ended_s = True, [], self._clock()
         self._batches[batch.id] = batch
         self._save(batch)
         return batch
+
+    def _worked_on(self, protocol: Protocol) -> int:
+        now = (b for b in self.list(protocol) if b.results is None and b.canceled_s is None)
+        return sum(len(b.rows) for b in now if self.done(b) < len(b.rows))
 
     def list(self, protocol: Protocol) -> list[SimulatedBatch]:
         """The latest first."""

@@ -70,6 +70,8 @@ class BatchStatus:
     failed: int = 0
     """Rows that have an error; of `done` not a part."""
     message: str = ""
+    full: bool = False
+    """It failed because the provider's queue has no room for it: a smaller one, or a later one, may fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """The prefix tree of one model: which shared prefixes are worth a mark, who writes them, and who waits until they can be read.
 
     enter -> Ticket            a call is known: it counts as a sure reader of every prefix on its path
-    turn  -> Wait | Go         somebody else is writing what this call could read; or it may be sent, and may be the writer itself
+    turn  -> Held | Wait | Go  its group has no key with room, see prefix_keys.py; somebody else is writing what this call could read; or it
+                               may be sent, and may be the writer itself
+    release                    calls that were held and have a key now: each asks for its turn again
     board -> Marks             it is sent now, with these marks
     begun                      its answer begins to come, as far as that can be seen: what it writes can be read
     land                       it came back: what it wrote can be read, or nothing was written and the next one writes
@@ -10,21 +12,19 @@ A prefix is marked where others will read it: calls that wait here, and as many 
 The marks are put on the blocks where the prompts part; of more than a request can carry, those that leave the least to be processed again.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .prefix import Block, Lifetime, Mark, Marks, Path, Terms, send_order
+from .prefix_keys import Claim, Group, KeyRing
 
 _SMOOTH = 0.3
 """Weight of the newest gap between two uses of a prefix."""
 _SPARE = 1.25
 """An entry should outlive the expected gap by this factor."""
 _MOST_CANDIDATES = 64
-_MINUTE_MS = 60_000
-_RATE_SENDS = 20
-"""So many sends make a rate."""
 
 
 @dataclass(slots=True, eq=False)
@@ -46,12 +46,8 @@ class _Node:
     """Shard -> who writes the entry now, and how urgent it is."""
     barren_ms: int = -1
     """Until then it is not tried again: the provider was asked to write it, and did not."""
-    keyed: bool = False
+    group: Group | None = None
     """Calls that run through it have keys by it."""
-    held: int = 0
-    """Calls with its keys that wait for a writer."""
-    shards: list[deque[float]] = field(default_factory=list)
-    """When the calls of each key are sent, as far as that can be told."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,15 +58,26 @@ class Ticket:
     nodes: list[_Node]
     urgency: int
     """0 is the most urgent; nobody waits for a writer that is less urgent than itself."""
+    claim: Claim
     place: Literal["waiting", "flying", "gone"] = "waiting"
-    group: _Node | None = None
+    group: Group | None = None
     """Whose keys it has."""
-    held: bool = False
-    queued: bool = False
-    """It may go, and waits for its turn to be sent."""
-    shard: int | None = None
-    key: str | None = None
     writes: list[tuple[int, _Node, Lifetime]] = field(default_factory=list)
+
+    @property
+    def shard(self) -> int:
+        """Number of its key: each is on a machine of its own, with a cache of its own."""
+        return self.claim.number or 0
+
+    @property
+    def key(self) -> str | None:
+        number = self.claim.number
+        return None if self.group is None or number is None else f"{self.group.name}-{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Its group's keys are full, and others can be sent meanwhile: ask again when `release` names it, or insist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +102,16 @@ class PrefixTree:
         self._nodes: dict[bytes, _Node] = {}
         self._once: OrderedDict[bytes, None] = OrderedDict()
         self._shared: OrderedDict[bytes, None] = OrderedDict()
-        self._queued = 0
-        """Calls that may go and are not sent yet."""
-        self._sends: deque[int] = deque(maxlen=1000)
-        self._expected_per_s = max(calls_per_s, 0.01)
+        per_key = terms.per_key_per_minute
+        self._ring = None if per_key is None else KeyRing(per_key, calls_per_s=calls_per_s)
 
     def __len__(self) -> int:
         return len(self._nodes)
 
     # --- a call's way ----------------------------------------------------------------------------------------------------
 
-    def enter(self, path: Path, now_ms: int, urgency: int = 1) -> Ticket:
+    def enter(self, path: Path, now_ms: int, urgency: int = 1, share: str = "") -> Ticket:
+        """`share`: whose call it is, see `Claim`."""
         nodes = []
         for block in path:
             node = self._nodes.get(block.node)
@@ -119,33 +125,50 @@ class PrefixTree:
             self._once.pop(block.node, None)
             self._shared.pop(block.node, None)
             nodes.append(node)
-        return Ticket(path, nodes, urgency)
+        return Ticket(path, nodes, urgency, Claim(urgency, share))
 
-    def turn(self, ticket: Ticket, now_ms: int) -> Wait | Go:
-        """Whether the call may go on to be sent. A `Go` makes it the writer of what nobody has written or is writing."""
+    def turn(self, ticket: Ticket, now_ms: int, *, insist: bool = False) -> Held | Wait | Go:
+        """Whether the call may go on to be sent. A `Go` makes it the writer of what nobody has written or is writing.
+
+        `insist`: it is not held, and takes a new key where none has room.
+        """
         worth = self._worth(ticket, now_ms)
-        root, shard = self._shard_for(ticket, worth, now_ms)
-        self._take_shard(ticket, root, shard, now_ms)
+        if not self._keyed(ticket, worth, now_ms, insist=insist):
+            return Held()
+        shard = ticket.shard
         live = self._deepest_live(ticket, shard, now_ms)
         for i, _ in worth:
             holder = ticket.nodes[i].writing.get(shard)
             if i > live and holder is not None and holder[0] is not ticket and holder[1] <= ticket.urgency:
-                self._hold(ticket)
                 return Wait(ticket.path[i].node)
-        self._let_go(ticket)
         self._reserve(ticket, [(i, lifetime) for i, lifetime in worth if i > live])
-        if not ticket.queued:
-            ticket.queued = True
-            self._queued += 1
         return Go()
+
+    def held(self, ticket: Ticket, now_ms: int) -> bool:
+        """Has its group no key for it now?"""
+        return not self._keyed(ticket, self._worth(ticket, now_ms), now_ms, insist=False)
+
+    def set_share(self, share: float) -> None:
+        """This worker's part of the calls that a key takes."""
+        if self._ring is not None:
+            self._ring.set_share(share)
+
+    @property
+    def holds(self) -> bool:
+        """Is anybody held?"""
+        return self._ring is not None and self._ring.holds
+
+    def release(self, now_ms: int) -> list[Claim]:
+        """The claims of tickets that were held and have a key now: they are to ask for their turn again."""
+        return [] if self._ring is None else self._ring.release(now_ms)
 
     def board(self, ticket: Ticket, now_ms: int) -> Marks:
         """The call is sent now: its marks. One that was given up meanwhile gets none."""
         if ticket.place != "waiting":
             return Marks(self._terms.kind)
         worth = self._worth(ticket, now_ms)
-        root, shard = self._shard_for(ticket, worth, now_ms)
-        self._take_shard(ticket, root, shard, now_ms)
+        self._keyed(ticket, worth, now_ms, insist=True)
+        shard = ticket.shard
         live = self._deepest_live(ticket, shard, now_ms)
         new: list[tuple[int, Lifetime]] = []
         for i, lifetime in worth:
@@ -165,7 +188,7 @@ class PrefixTree:
     def begun(self, ticket: Ticket, now_ms: int) -> list[bytes]:
         """The call's answer has begun: until `land` says otherwise, what it writes can be read. Returns the prefixes as `land` does."""
         woken: list[bytes] = []
-        shard = ticket.shard or 0
+        shard = ticket.shard
         for i, node, lifetime in ticket.writes if ticket.place == "flying" else ():
             if node.writing.get(shard, (None, 0))[0] is ticket:
                 del node.writing[shard]
@@ -178,9 +201,9 @@ class PrefixTree:
 
         Returns the prefixes whose waiters are to ask again.
         """
-        woken = [ticket.path[i].node for i, node, _ in ticket.writes if node.writing.get(ticket.shard or 0, (None, 0))[0] is ticket]
+        woken = [ticket.path[i].node for i, node, _ in ticket.writes if node.writing.get(ticket.shard, (None, 0))[0] is ticket]
         if ticket.place == "flying" and cached is not None:
-            shard = ticket.shard or 0
+            shard = ticket.shard
             for _, node, lifetime in ticket.writes:
                 if cached > 0 or not self._terms.marks:
                     node.live[shard] = now_ms + lifetime.seconds * 1000
@@ -190,6 +213,8 @@ class PrefixTree:
                     node.barren_ms = now_ms + self._terms.lifetimes[-1].seconds * 1000
             if cached > 0:
                 self._refresh(ticket, now_ms)
+        if self._ring is not None and ticket.place != "gone":
+            self._ring.over(ticket.claim, now_ms)
         self._leave_queue(ticket)
         self._release(ticket)
         ticket.place = "gone"
@@ -271,7 +296,7 @@ class PrefixTree:
 
     def _reserve(self, ticket: Ticket, chosen: list[tuple[int, Lifetime]]) -> None:
         self._release(ticket)
-        shard = ticket.shard or 0
+        shard = ticket.shard
         for i, lifetime in chosen:
             node = ticket.nodes[i]
             if shard not in node.writing:
@@ -280,62 +305,26 @@ class PrefixTree:
 
     def _release(self, ticket: Ticket) -> None:
         for _, node, _ in ticket.writes:
-            if node.writing.get(ticket.shard or 0, (None, 0))[0] is ticket:
-                del node.writing[ticket.shard or 0]
+            if node.writing.get(ticket.shard, (None, 0))[0] is ticket:
+                del node.writing[ticket.shard]
         ticket.writes.clear()
 
-    def _shard_for(self, ticket: Ticket, worth: list[tuple[int, Lifetime]], now_ms: int) -> tuple[int | None, int]:
-        """Index of the block whose group has the keys (None: a key is not needed, or there is one), and the number of the key.
-
-        One minute's calls of a key are as many as one machine takes.
-        """
-        if self._terms.per_key_per_minute is None or ticket.shard is not None:
-            return None, ticket.shard or 0
-        keyed = [i for i, node in enumerate(ticket.nodes) if node.keyed]
-        if not keyed and not worth:
-            return None, 0
-        root = keyed[0] if keyed else worth[0][0]
-        node = ticket.nodes[root]
-        shards, since = node.shards, self._sent_at(node, now_ms) - _MINUTE_MS
-        for times in shards:
-            while times and times[0] < since:
-                times.popleft()
-        return root, next((n for n, times in enumerate(shards) if len(times) < self._terms.per_key_per_minute), len(shards))
-
-    def _take_shard(self, ticket: Ticket, root: int | None, shard: int, now_ms: int) -> None:
-        """The key of a call stays what it is."""
+    def _keyed(self, ticket: Ticket, worth: list[tuple[int, Lifetime]], now_ms: int, *, insist: bool) -> bool:
+        """False: it is held for want of a key. The keys are those of the shallowest prefix that is worth one."""
+        if self._ring is None or ticket.claim.number is not None:
+            return True
+        root = next((i for i, node in enumerate(ticket.nodes) if node.group is not None), worth[0][0] if worth else None)
         if root is None:
-            return
+            return True
         node = ticket.nodes[root]
-        node.keyed = True
-        if shard == len(node.shards):
-            node.shards.append(deque())
-        node.shards[shard].append(self._sent_at(node, now_ms))
-        ticket.shard, ticket.group = shard, node
-        ticket.key = f"{ticket.path[root].node.hex()[:24]}-{shard}"
-
-    def _sent_at(self, group: _Node, now_ms: int) -> float:
-        """When the next call of a group is sent: after those that may go already, and those of its group that wait, in one stretch."""
-        return now_ms + (self._queued + group.held) / self._per_s(now_ms) * 1000
-
-    def _hold(self, ticket: Ticket) -> None:
-        if ticket.group is not None and not ticket.held:
-            ticket.held = True
-            ticket.group.held += 1
-
-    def _let_go(self, ticket: Ticket) -> None:
-        if ticket.group is not None and ticket.held:
-            ticket.held = False
-            ticket.group.held -= 1
-
-    def _per_s(self, now_ms: int) -> float:
-        span = now_ms - self._sends[0] if self._sends else 0
-        if len(self._sends) < _RATE_SENDS or span < 2_000:
-            return self._expected_per_s
-        return len(self._sends) * 1000 / span
+        if node.group is None:
+            node.group = Group(ticket.path[root].node.hex()[:24])
+        ticket.group = node.group
+        return self._ring.ask(ticket.claim, node.group, now_ms, insist=insist)
 
     def _sent(self, ticket: Ticket, now_ms: int) -> None:
-        self._sends.append(now_ms)
+        if self._ring is not None:
+            self._ring.send(ticket.claim, now_ms)
         for node in ticket.nodes:
             if node.sent_ms >= 0:
                 node.sent_gap_ms = _mean(node.sent_gap_ms, now_ms - node.sent_ms)
@@ -344,7 +333,7 @@ class PrefixTree:
     def _refresh(self, ticket: Ticket, now_ms: int) -> None:
         """A read begins the lifetime anew."""
         seconds = {lifetime.name: lifetime.seconds for lifetime in self._terms.lifetimes}
-        shard = ticket.shard or 0
+        shard = ticket.shard
         live = self._deepest_live(ticket, shard, now_ms)
         if live >= 0:
             node = ticket.nodes[live]
@@ -353,10 +342,6 @@ class PrefixTree:
     # --- what is remembered ------------------------------------------------------------------------------------------
 
     def _leave_queue(self, ticket: Ticket) -> None:
-        self._let_go(ticket)
-        if ticket.queued:
-            self._queued -= 1
-            ticket.queued = False
         if ticket.place == "waiting":
             for node in ticket.nodes:
                 node.waiting -= 1

@@ -19,6 +19,8 @@ from .responses_form import read_response
 TRAITS = BatchTraits(rows=50_000, file_bytes=200_000_000)
 KEY = "engine_batch"
 """The name in `metadata` by which a batch is found again."""
+QUEUE_FULL = "token_limit_exceeded"
+"""More input tokens wait in batches of this model than the account may have there. It is said only after the batch was made."""
 CLOCKS_S = 3600
 """Their clock and ours differ by less."""
 FILE_LIVES_S = 3 * 86_400
@@ -85,8 +87,9 @@ class OpenAIBatches:
         counts = batch.request_counts
         done, failed = (counts.completed, counts.failed) if counts is not None else (0, 0)
         if batch.status == "failed":
-            said = "; ".join(str(e.message) for e in (batch.errors.data if batch.errors and batch.errors.data else ())[:3])
-            return BatchStatus("failed", done, failed, said or "no reason was given")
+            errors = batch.errors.data if batch.errors and batch.errors.data else []
+            said = "; ".join(str(e.message) for e in errors[:3])
+            return BatchStatus("failed", done, failed, said or "no reason was given", full=any(e.code == QUEUE_FULL for e in errors))
         return BatchStatus("ended" if batch.status in _ENDED else "working", done, failed)
 
     async def results(self, model: Model, batch_id: str) -> AsyncIterator[RowResult]:

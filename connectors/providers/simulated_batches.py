@@ -56,6 +56,8 @@ class SimulatedBatchProvider:
     async def status(self, batch_id: str) -> BatchStatus:
         """See `BatchProvider.status`."""
         batch = await self._batch(batch_id)
+        if batch.crowded:
+            return BatchStatus("failed", message="there is no room in the queue", full=True)
         errors = sum(r.end == "errored" for r in batch.results or ())
         return BatchStatus("working" if batch.results is None else "ended", self._store.done(batch) - errors, errors)
 

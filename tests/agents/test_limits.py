@@ -168,6 +168,23 @@ def test_a_flood_of_one_tenant_does_not_starve_another() -> None:
     assert run(main()) < 40, "every other call was the small tenant's"
 
 
+def test_a_call_for_which_others_wait_goes_before_those_of_its_own_tenant_and_lane_and_no_others() -> None:
+    async def main() -> list[str]:
+        one, began = limits(1), list[str]()
+
+        async def ask(name: str, tenant: str, first: bool) -> None:
+            permit = await one.acquire(MODEL, Lane.BATCH, tenant, 1, first=first)
+            began.append(name)
+            await asyncio.sleep(1)
+            permit.release()
+
+        asked = [("running", "a", False), ("a1", "a", False), ("b1", "b", False), ("a2", "a", False), ("writer", "a", True)]
+        await asyncio.gather(*(ask(name, tenant, first) for name, tenant, first in asked))
+        return began
+
+    assert run(main()) == ["running", "writer", "b1", "a1", "a2"]
+
+
 def test_who_gives_up_waiting_leaves_no_permit_behind() -> None:
     async def main() -> dict[Lane, int]:
         one = limits(per_lane=1)

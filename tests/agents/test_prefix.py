@@ -251,3 +251,82 @@ def test_switched_off_nothing_is_ordered_or_marked() -> None:
     one = World().models.get("small")
     seats = [off.enter(one, c.request, Lane.STANDARD) for c in calls]
     assert [seat.board(c.request.body) is c.request.body for seat, c in zip(seats, calls, strict=True)] == [True] * 3
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------------
+
+KEYED = Terms("breakpoints", 1000, 0.1, (Lifetime("30m", 1800, 1.25),), per_key_per_minute=15)
+
+
+def keyed_world(seconds: float) -> World:
+    """A call a second."""
+    one = World(provider=Bill(answers_after(seconds)), terms=lambda _: KEYED)
+    one.limit(requests_per_minute=60)
+    return one
+
+
+def test_groups_are_sent_side_by_side_so_that_they_need_few_keys() -> None:
+    """120 calls in two minutes: four keys are full all the time, and six do. One group after the other, each would need three."""
+    one = keyed_world(1.0)
+    calls = [sharing(f"{group}{i}", group * 8000) for group in "abc" for i in range(40)]
+
+    async def main() -> None:
+        async with worker(one) as w:
+            await asyncio.gather(*(w.start(c, Lane.BATCH) for c in calls))
+
+    run(main())
+    sent = [(at, body["prompt_cache_key"]) for (at, _, _), body in zip(one.provider.calls, one.provider.bodies, strict=True)]
+    keys = {key for _, key in sent}
+    assert (len(sent), len(keys) <= 6, sent[-1][0] < 135) == (120, True, True)
+    for key in keys:
+        times = [at for at, used in sent if used == key]
+        assert all(later - at > 60 for at, later in zip(times, times[15:], strict=False))
+
+
+def test_a_call_that_is_held_for_a_key_has_no_intent_and_goes_in_time_for_its_deadline() -> None:
+    one = keyed_world(50.0)
+    soon = sharing("soon", "a" * 8000)
+    soon = soon.model_copy(update={"request": soon.request.model_copy(update={"deadline_ms": soon.request.accepted_ms + 8_000})})
+
+    async def main() -> None:
+        async with worker(one) as w:
+            for group in "ab":
+                for i in range(15):
+                    w.start(sharing(f"{group}{i}", group * 8000))
+            held = w.start(soon)
+            await asyncio.sleep(3)
+            assert (one.kinds(), w.stage.parts.limits.in_flight[Lane.STANDARD]) == (["intent"] * 2, 2)
+            await asyncio.sleep(2)
+            assert one.provider.bodies[-1]["messages"][1]["content"] == "soon"
+            assert len({body["prompt_cache_key"] for body in one.provider.bodies}) == 3
+            held.cancel()
+
+    run(main())
+
+
+def test_express_is_not_held_for_a_key() -> None:
+    one = World(provider=Bill(answers_after(1.0)), terms=lambda _: KEYED)
+
+    async def main() -> None:
+        async with worker(one) as w:
+            await asyncio.gather(*(w.start(sharing(str(i)), Lane.EXPRESS) for i in range(40)))
+
+    run(main())
+    assert max(at for at, _, _ in one.provider.calls) < 0.1
+
+
+def test_a_prefix_that_is_forgotten_before_its_readers_could_be_sent_is_written_again_by_one_of_them() -> None:
+    """A call a second, an entry that lives for five minutes: the other group's 400 calls come in between."""
+    one = World(provider=Bill(answers_after(1.0)), terms=lambda _: TERMS)
+    one.limit(requests_per_minute=60)
+    calls = [sharing("a0", "a" * 8000), sharing("a1", "a" * 8000)]
+    calls += [sharing(f"b{i}", "b" * 8000) for i in range(400)]
+    calls += [sharing(f"a{i}", "a" * 8000) for i in range(2, 22)]
+
+    async def main() -> None:
+        async with worker(one) as w:
+            await asyncio.gather(*(w.start(c, Lane.BATCH) for c in calls))
+
+    run(main())
+    assert len(one.provider.bodies) == 422
+    assert all(is_marked(body) for body in one.provider.bodies)

@@ -270,6 +270,23 @@ def test_a_provider_that_turns_batches_away_is_asked_again_later(world: BatchWor
     assert world.world.provider.calls == []
 
 
+def test_a_job_that_exceeds_the_providers_queue_goes_there_in_smaller_batches_one_after_the_other_and_at_their_price(
+    world: BatchWorld,
+) -> None:
+    """OpenAI says so only once the batch was made, and fails it as a whole."""
+    world.options.queue_rows = 3
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(*(patient(f"r{i}") for i in range(40)))
+            await one.until(lambda: len(ended(world)) == 40, within_s=23 * HOUR)
+
+    run(main())
+    assert set(map(tuple, ended(world).values())) == {("completion",)}
+    assert (world.world.provider.calls, world.paid_in_batches()) == ([], 40)
+    assert len(set(world.forgotten)) == len(world.created)
+
+
 def test_a_batch_whose_intents_were_rolled_back_is_not_looked_for_and_its_rows_go_into_the_next_one(world: BatchWorld) -> None:
     """Though the reader sees the records of aborted transactions."""
     fence = RolledBack(world.world, 1)

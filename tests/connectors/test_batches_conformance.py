@@ -247,6 +247,20 @@ async def test_a_submission_that_is_turned_away_is_unavailable_and_one_that_is_r
         assert len(s.store.list(s.name)) == 1  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["openai", "openai-responses", "simulated"])
+async def test_a_batch_for_which_the_queue_has_no_room_fails_as_a_whole_and_says_why(name: str, tmp_path: Path) -> None:
+    async with side(name, tmp_path, BatchOptions(turnaround_s=100, queue_rows=3)) as s:
+        first, second = await s.submit(["one", "two"]), await s.submit(["three", "four"], "k2")
+        assert (await s.batches.status(first)).state == "working"
+        status = await s.batches.status(second)
+        assert (status.state, status.full, status.done) == ("failed", True, 0)
+        await s.batches.forget(second, "")
+        s.clock.seconds += 101
+        assert (await s.batches.status(await s.submit(["three", "four"], "k3"))).state == "working"
+        assert (await s.batches.status(first)).state == "ended"
+        assert s.bill.calls == 2
+
+
 async def test_a_question_about_a_batch_that_does_not_exist_is_refused(name: str, tmp_path: Path) -> None:
     async with side(name, tmp_path, BatchOptions()) as s:
         with pytest.raises(Rejected):

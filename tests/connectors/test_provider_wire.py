@@ -12,9 +12,11 @@ from inference_engine.connectors.providers import build_providers
 from inference_engine.connectors.providers.anthropic import read_reply
 from inference_engine.connectors.providers.anthropic_form import to_messages
 from inference_engine.connectors.providers.chat_form import read_completion
+from inference_engine.connectors.providers.cohere_form import to_chat
 from inference_engine.connectors.providers.failures import failure, retry_after, same_model
 from inference_engine.connectors.providers.openai import OpenAIProvider
 from inference_engine.connectors.providers.openai_batches import OpenAIBatches
+from inference_engine.connectors.providers.responses_form import to_responses
 from inference_engine.connectors.providers.responses_usage import read_responses_usage
 from inference_engine.connectors.providers.simulated import SimulatedOptions
 from inference_engine.pipeline.billing import bill, day_of
@@ -235,6 +237,17 @@ def test_a_row_of_a_batch_is_never_a_stream() -> None:
 def test_other_servers_get_the_body_as_it_is() -> None:
     sent = OpenAIProvider("sk-x", "http://127.0.0.1:1/v1").request(LUNA, ask(max_tokens=9, extra={"a": [1]}))
     assert sent == ask(model="gpt-6-luna", max_tokens=9, extra={"a": [1]})
+
+
+@pytest.mark.parametrize("url", ["data:image/png;base64,iVBORw0KGgo=", "https://pictures.example/a.png?w=1&h=2"])
+def test_a_picture_reaches_every_provider_untouched(url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+    body = ask(messages=[{"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}])
+    assert OpenAIProvider("sk-x").request(LUNA, body)["messages"] == body["messages"]
+    assert to_chat(LUNA, body)["messages"] == body["messages"]
+    assert to_responses(LUNA, body)["input"][0]["content"][1] == {"type": "input_image", "image_url": url, "detail": "low"}
+    source = to_messages(CLAUDE, body)["messages"][0]["content"][1]["source"]
+    assert url in (f"data:{source.get('media_type')};base64,{source.get('data')}", source.get("url"))
 
 
 def test_providers_are_those_with_a_key_or_else_the_simulated_one() -> None:
