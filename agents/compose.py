@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from ..connectors.data_folder import DataFolder
+from ..connectors.experiments_toml import load_experiments
 from ..connectors.heap import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import allow_open_files, end_within
@@ -39,7 +40,7 @@ from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routers import Routers
-from .routing import route_with
+from .routing import policies_of, route_with
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
@@ -194,8 +195,9 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
     catalogue = catalogue_of(settings)
     for name, why in unpriced(catalogue, day_of(now_ms())).items():
         log.warning("a model without a known price is never chosen", model=name, why=why)
-    caching, routers = settings.caching, Routers() if settings.routing.policy == "learned" else None
-    door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes)
+    caching, experiments = settings.caching, load_experiments(settings.routing.experiments_file, catalogue)
+    routers = Routers() if "learned" in policies_of(settings, experiments) else None
+    door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes, experiments=experiments)
     return WorkerParts(
         brokers=tuple(settings.brokers),
         topics=settings.topics,
@@ -207,7 +209,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         door=door,
         providers={str(name): provider for name, provider in providers.items()},
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
-        decide_route=route_with(settings, catalogue, routers),
+        decide_route=route_with(settings, catalogue, routers, experiments),
         routers=routers,
         semantic=_semantic(settings, folder),
         tenants=tenant_topics(settings),

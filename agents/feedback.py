@@ -9,11 +9,12 @@ import structlog
 
 from ..connectors.taught_file import pack_router
 from ..pipeline.errors import Rejected, Stale
-from ..pipeline.feedback import Lesson, drifting_since, kind_of, lesson_of, merged, read_feedback, router_key, row_key
+from ..pipeline.feedback import Lesson, drifting_since, event_of, kind_of, lesson_of, merged, read_feedback, router_key, row_key
 from ..pipeline.feedback_model import MOST_SCORES
 from ..pipeline.taught_router import TaughtRouter, teach
 from ..schemas import packets
 from ..schemas.feedback import LessonRecord, LessonRow, RouterRow
+from ..schemas.record import Lane
 from .exact import Decided, Rows, decode
 from .metrics import FEEDBACK
 from .outbox import Outbox
@@ -73,7 +74,7 @@ class FeedbackStage:
     # -- what comes in
 
     async def on_feedback(self, event: Delivered) -> None:
-        """One judgement, passed on to its tenant's partition. Raises `DeadLetter` where it is none."""
+        """One judgement, passed on to its tenant's partition and to the costs. Raises `DeadLetter` where it is none."""
         raw = dict(event.headers).get("tenant")
         at_ms = event.timestamp_ms if event.timestamp_ms > 0 else self._now()
         try:
@@ -85,6 +86,7 @@ class FeedbackStage:
             raise DeadLetter(str(error), error_class=error.code) from error
         sends = self._out.batch()
         sends.lesson(rated)
+        sends.cost(event_of(rated), Lane.BATCH)
         await sends.settle()
 
     async def on_lessons(self, event: Delivered) -> None:

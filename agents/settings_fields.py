@@ -1,6 +1,7 @@
 """The groups of the settings, and how a field says which environment name it is read from."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -128,6 +129,7 @@ class RoutingConfig(Group):
     )
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
     circuit_breaker_threshold: int = env("ROUTING_CIRCUIT_BREAKER_THRESHOLD", 5, "failures in a row that pause a model", ge=1)
+    experiments_file: Path | None = env("EXPERIMENTS_FILE", None, "TOML: which variants of policies or models are compared, on whom")
     complexity_weights: Mapping[str, float] = env(
         "ROUTING_COMPLEXITY_WEIGHTS", DEFAULT_WEIGHTS, 'weights of the complexity score, JSON: {"length": 0.2, ...}'
     )

@@ -246,6 +246,12 @@ def report(context: typer.Context) -> None:
     _forward("report", "report_command", context)
 
 
+@app.command(context_settings=_FORWARD)
+def experiment(context: typer.Context) -> None:
+    """Compare the variants of an experiment: cost, latency and feedback, valid however often one looks."""
+    _forward("experiment", "experiment_command", context)
+
+
 @app.command("bootstrap-router", context_settings=_FORWARD)
 def bootstrap_router(context: typer.Context) -> None:
     """Let the learned routing policy learn from a table of scored answers."""

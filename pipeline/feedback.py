@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from ..schemas.costs import CostEvent
 from ..schemas.feedback import FeedbackLine, LessonRow, Rated, Served
 from ..schemas.ledger import Completion
 from ..schemas.requests import Identity
@@ -17,6 +18,7 @@ from . import vectors
 from .errors import Rejected
 from .ports import Vector
 from .prompt_features import prompt_features
+from .respond import response_id
 from .text import last_user_text
 
 REFUSALS = frozenset({"content_filter", "refusal"})
@@ -57,6 +59,13 @@ def read_feedback(raw: bytes, tenant: str, default_job: str, at_ms: int) -> Rate
 def line_of(rated: Rated) -> bytes:
     """The record of `feedback` that says this, whoever's default its job was."""
     return FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score).model_dump_json().encode()
+
+
+def event_of(rated: Rated) -> CostEvent:
+    """Its row beside the costs: of several about one answer the last one stands, to the second."""
+    who = rated.identity
+    return CostEvent(event_id=response_id(who, "feedback"), version=rated.at_ms // 1000, kind="feedback", timestamp_ms=rated.at_ms,
+                     request_id=who.custom_id, tenant_id=who.tenant, job=who.job, score=rated.score)  # fmt: skip
 
 
 def served(record: Completion) -> Served | None:

@@ -180,6 +180,14 @@ async def test_feedback_goes_to_the_partition_of_its_tenant() -> None:
     assert member["score"] == 0.5
 
 
+async def test_feedback_is_kept_beside_the_costs_once_however_often_it_is_delivered() -> None:
+    school = School()
+    for _ in range(2):
+        await school.stage.on_feedback(event(TOPICS.feedback, b'{"custom_id": "r1", "score": 0.5}'))
+    first, second = school.broker.members(TOPICS.costs)
+    assert (first["kind"], first["request_id"], first["score"], first["event_id"]) == ("feedback", "r1", 0.5, second["event_id"])
+
+
 class Replayed:
     """A ledger that has read everything."""
 
