@@ -144,6 +144,7 @@ def _call_settings(settings: Settings) -> CallSettings:
         give_up_s=settings.give_up_seconds,
         max_record_bytes=6_000_000,
         stream=settings.provider_streaming,
+        fall_back=settings.routing.fallback_on_answers if settings.routing.fallback_enabled else "never",
     )
 
 

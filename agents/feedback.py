@@ -13,7 +13,7 @@ from ..pipeline.feedback import Lesson, drifting_since, event_of, kind_of, lesso
 from ..pipeline.feedback_model import MOST_SCORES
 from ..pipeline.taught_router import TaughtRouter, teach
 from ..schemas import packets
-from ..schemas.feedback import LessonRecord, LessonRow, RouterRow
+from ..schemas.feedback import LessonRecord, LessonRow, RouterRow, Served
 from ..schemas.record import Lane
 from .exact import Decided, Rows, decode
 from .metrics import FEEDBACK
@@ -100,7 +100,7 @@ class FeedbackStage:
             self._learn_soon(tenant)
 
     def _take(self, partition: int, news: LessonRecord, changes: dict[bytes, bytes | None]) -> None:
-        key = row_key(news.identity)
+        key = row_key(news.identity, news.attempt if isinstance(news, Served) else "")
         raw = changes[key] if key in changes else self._decided.read(partition, key)
         row = merged(LessonRow.model_validate_json(raw) if raw is not None else None, news)
         value = row.model_dump_json().encode()
@@ -190,8 +190,13 @@ class FeedbackStage:
             lessons = [lesson for lesson in lessons if lesson.at_ms >= since]
         if not lessons:
             return
-        router = router.model_copy(update={"version": router.version + 1})
+        published = self._taught(tenant)
+        # What was imported has a version of its own.
+        router = router.model_copy(update={"version": max(router.version, published.version if published is not None else 0) + 1})
         state = await asyncio.to_thread(taught_from, lessons, router)
+        if state.status == "cold" and published is not None and published.status in ("static", "learned"):
+            log.info("the imported router stays until more is heard", tenant=tenant, lessons=state.lessons)
+            return
         # The row first: a state that was published under a version is never replaced by another one of the same.
         await self._rows.write(found.partition, {router_key(tenant): router.model_dump_json().encode()})
         found.router = router

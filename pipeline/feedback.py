@@ -1,6 +1,6 @@
 """Feedback meets what was served: in any order and however often, the same lessons.
 
-Completion -> Served, where a router that learns chose the model
+Completion -> Served, where a router that learns chose the model; so is an answer that was held back for being none
 Served + Rated -> LessonRow -> Lesson
 """
 
@@ -12,17 +12,16 @@ from pydantic import ValidationError
 
 from ..schemas.costs import CostEvent
 from ..schemas.feedback import FeedbackLine, LessonRow, Rated, Served
-from ..schemas.ledger import Completion
-from ..schemas.requests import Identity
+from ..schemas.ledger import Charged, Completion
+from ..schemas.requests import Identity, Request
 from . import vectors
 from .errors import Rejected
 from .ports import Vector
 from .prompt_features import prompt_features
 from .respond import response_id
 from .text import last_user_text
+from .unwanted import refused
 
-REFUSALS = frozenset({"content_filter", "refusal"})
-"""Finish reasons of answers that are none."""
 _LESSON, _ROUTER = b"l", b"r"
 
 
@@ -76,11 +75,31 @@ def served(record: Completion) -> Served | None:
         identity=record.request.identity,
         model=record.answer.model_used,
         chosen=record.chosen,
-        features=tuple(round(value, 5) for value in prompt_features(last_user_text(record.request.body) or "")),
+        features=_features(record.request),
         embedding=record.embedding,
-        refused=record.answer.finish_reason in REFUSALS,
+        refused=refused(record.answer.body, record.answer.finish_reason),
         at_ms=record.at_ms,
     )
+
+
+def declined(record: Charged) -> Served | None:
+    """What there is to learn from an answer that was held back for being none; None where no router that learns chose a model."""
+    if record.chosen is None or not record.discarded:
+        return None
+    return Served(
+        identity=record.request.identity,
+        model=record.model,
+        chosen=record.chosen,
+        features=_features(record.request),
+        embedding=record.embedding,
+        refused=True,
+        attempt=record.attempt,
+        at_ms=record.at_ms,
+    )
+
+
+def _features(request: Request) -> tuple[float, ...]:
+    return tuple(round(value, 5) for value in prompt_features(last_user_text(request.body) or ""))
 
 
 def merged(row: LessonRow | None, news: Served | Rated) -> LessonRow:
@@ -116,8 +135,9 @@ def lesson_of(row: LessonRow) -> Lesson | None:
     )
 
 
-def row_key(identity: Identity) -> bytes:
-    return _LESSON + identity.key
+def row_key(identity: Identity, attempt: str = "") -> bytes:
+    """`attempt`: of an answer that was not given; the one that was given is the request's."""
+    return _LESSON + identity.key + attempt.encode()
 
 
 def router_key(tenant: str) -> bytes:

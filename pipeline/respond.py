@@ -67,9 +67,13 @@ class Clerk:
                                        model_used=record.model, provider=self._provider(record.model),
                                        ambiguous_cap_pico=record.cap_pico))  # fmt: skip
         if isinstance(record, Charged):
+            # What was held back for another model's answer is that choice's cost: routing has saved so much less.
+            held: JsonObject = (
+                {"purpose": "fallback", "error_code": record.discarded, "saved_routing_pico": -record.paid_pico} if record.discarded else {}
+            )
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, version=1, kind="charged",
                                        attempt_id=record.attempt, model_used=record.model, provider=self._provider(record.model),
-                                       base_cost_pico=record.paid_pico, **_tokens(record.usage)))  # fmt: skip
+                                       base_cost_pico=record.paid_pico, **held, **_tokens(record.usage)))  # fmt: skip
         return Outcome()
 
     def again(self, record: Completion | Failure, now_ms: int) -> AnswerRecord | None:
@@ -100,7 +104,7 @@ class Clerk:
         answer = record.answer
         assert answer is not None
         attempt = record.source.attempt
-        return _event(owner, record.created_ms, event_id=attempt, version=2, kind="duplicate", attempt_id=attempt,
+        return _event(owner, record.created_ms, event_id=attempt, version=3, kind="duplicate", attempt_id=attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       **_tokens(answer.usage))  # fmt: skip
 
@@ -119,6 +123,7 @@ class Clerk:
             attempts=record.attempts,
             spent_pico=record.spent_pico,
             ambiguous_pico=record.ambiguous_pico,
+            discarded_pico=record.discarded_pico,
             scope=request.scope,
         )
         vector = _vector(record) if cacheable and request.shareable and record.embedding else None
@@ -127,7 +132,9 @@ class Clerk:
     def _paid(self, record: Completion) -> CostEvent:
         request, answer = record.request, record.answer
         account = self.account(answer, request.model, "provider", record.at_ms)
-        return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", purpose=record.purpose,
+        # One that was held back at first has the row of a charged attempt already, whose place this one takes.
+        version = 2 if record.kept else 1
+        return _event(request, record.at_ms, event_id=record.attempt, version=version, kind="answer", purpose=record.purpose,
                       attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
@@ -160,6 +167,7 @@ class Clerk:
         answer = record.answer
         assert answer is not None
         provider = tier == "provider"
+        discarded = record.discarded_pico if provider else 0
         return ResponseLine(
             id=response_id(waiter.identity, record.flight),
             custom_id=waiter.identity.custom_id,
@@ -172,7 +180,7 @@ class Clerk:
                 ambiguous_cap_usd=usd(record.ambiguous_pico if provider else 0),
                 counterfactual_usd=usd(account.counterfactual),
                 savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
-                                routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
+                                routing=usd(account.routing - discarded), prefix=usd(account.prefix), batch=usd(account.batch)),
                 cache=CacheInfo(
                     tier="none" if tier == "provider" else tier,
                     similarity=None if tier == "exact" else record.source.similarity,

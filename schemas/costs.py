@@ -20,8 +20,8 @@ class CostEvent(Record):
     """`answer` and `error` rows are one per request; `feedback` says what one was worth; the others are payments that no request was
     answered with."""
     purpose: str = ""
-    """Of the call: answer, hedge, audit (it paid for what a known answer would have answered) or exploration (its model was taken to
-    learn what its answers are worth). Empty for hits."""
+    """Of the call: answer, hedge, audit (it paid for what a known answer would have answered), exploration (its model was taken to learn
+    what its answers are worth) or fallback (its answer was held back, `error_code` says why, and another model asked). Empty for hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""

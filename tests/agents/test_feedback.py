@@ -19,8 +19,9 @@ from inference_engine.pipeline import vectors
 from inference_engine.pipeline.feedback import Lesson
 from inference_engine.pipeline.taught_router import TaughtRouter, teach
 from inference_engine.schemas import packets
+from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.feedback import LessonRecord, Rated, Served
-from inference_engine.schemas.ledger import LedgerRecord
+from inference_engine.schemas.ledger import Charged, LedgerRecord
 from inference_engine.schemas.requests import Chosen
 
 from ..pipeline.feedback_support import COSTS, WORTH, lessons
@@ -209,6 +210,34 @@ async def test_a_paid_answer_is_a_lesson_where_a_router_that_learns_chose_its_mo
     assert cost.get("purpose", "") == ("exploration" if learning else "answer")
     assert cost["kind"] == "answer"
     assert [m["chosen"]["model"] for m in broker.members(TOPICS.lessons)] == (["small"] if learning else [])
+
+
+async def test_an_answer_that_was_held_back_teaches_that_its_model_was_worth_nothing_beside_what_is_said_of_the_one_given() -> None:
+    broker, school = MemoryBroker(), School()
+    stage = RespondStage(outbox(broker), CLERK, Replayed())
+    asked, chosen = request(), Chosen(model="small", expected=0.4, costs=COSTS)
+    held = Charged(flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=8, usage=Usage(input_tokens=1, output_tokens=1),
+                   reason="refused", discarded="refusal", chosen=chosen, request=asked, at_ms=1)  # fmt: skip
+    given = completion(asked, number=2, attempt="a2", chosen=chosen)
+    given = given.model_copy(update={"answer": given.answer.model_copy(update={"model_used": "large"})})
+    await stage.on_ledger(event(TOPICS.ledger, packets.ledger.encode([held, given])))
+    news: list[LessonRecord] = []
+    for _, value in broker.topics[TOPICS.lessons]:
+        news += packets.lessons.decode(value)
+    await school.take([*news, Rated(identity=asked.identity, score=0.9, at_ms=9)])
+    found = sorted((lesson.model, lesson.score, lesson.expected) for lesson in school.stage._classes["t"].lessons.values())
+    assert found == [("large", 0.9, None), ("small", 0.0, 0.4)]
+
+
+async def test_an_imported_router_stays_until_enough_is_heard_here() -> None:
+    school = School()
+    imported = teach(lessons(200, seed=3), np.random.default_rng(0), version=9)
+    school.broker.topics[TOPICS.routers].append((None, pack_router("t", imported)))
+    school.routers.apply(pack_router("t", imported))
+    await school.take(news_of(lessons(20)))
+    assert school.state().version == 9
+    await school.take(news_of(lessons(120)))
+    assert (school.state().version, school.state().lessons) == (10, 120)
 
 
 def test_an_older_state_never_replaces_a_newer_one() -> None:
