@@ -117,9 +117,10 @@ def route_with(
     recent, rules = RecentPrompts(), rules_of(settings, catalogue)
     policies = {name: policy_of(settings, recent, routers, name) for name in policies_of(settings, experiments)}
     ranked = policies.keys() != {"heuristic"}
+    languages = any(model.languages for model in catalogue.models)
 
     def decide(request: Request, embedding: Vector | None = None) -> Route:
-        features, variant = features_of(request), experiments.variant(request.dimensions)
+        features, variant = features_of(request, languages=languages), experiments.variant(request.dimensions)
         if variant is not None and variant.model is not None and features.preferred is None:
             features = replace(features, preferred=variant.model)
         policy = policies[(variant and variant.policy) or settings.routing.policy]

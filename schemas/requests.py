@@ -29,6 +29,8 @@ class EngineOptions(Record):
     sample_index: int | None = Field(default=None, ge=0)
     """Repeats of one prompt that want different answers number themselves."""
     preferred_model: str | None = None
+    language: Annotated[str | None, Field(pattern=r"^[a-z]{2,3}([-_][A-Za-z0-9_-]{1,20})?$")] = None
+    """Of the answer, as `de` or `pt-BR`: only models that know it are chosen. None: told from the prompt where that is plain."""
     max_cost_usd: Annotated[str | float | int | None, Field(description="hard cap on all attempts for this request")] = None
 
 
@@ -90,6 +92,8 @@ class Request(Record):
     """False where an answer must not be shared by similarity: tools, images, several choices, no user text."""
     cache_ttl_s: int
     preferred_model: str | None = None
+    language: str | None = None
+    """As the request says; ISO 639-1."""
     max_cost_pico: int | None = None
 
 

@@ -262,3 +262,41 @@ def test_images_are_seen_and_a_plain_body_needs_nothing() -> None:
     assert (seen.images, seen.text) == (True, "")
     plain = features_of(request({"messages": [{"role": "user", "content": "日本語"}], "temperature": 1, "top_p": 1}))
     assert (plain.tools, plain.images, plain.structured, plain.sampling, plain.max_tokens) == (False, False, False, False, None)
+
+
+SPEAKS = catalogue(
+    model("small", "economy", languages=("en",)), model("medium", "standard", languages=("en", "de")), model("large", "premium")
+)
+
+
+@pytest.mark.parametrize(
+    ("languages", "first"),
+    [(frozenset(), "small"), (frozenset({"en"}), "small"), (frozenset({"de", "nl"}), "medium"), (frozenset({"th"}), "large")],
+)
+def test_a_model_that_does_not_know_the_language_is_not_chosen_and_an_unknown_one_leaves_nobody_out(
+    languages: frozenset[str], first: str
+) -> None:
+    assert chosen(auto("Hi", languages=languages), SPEAKS)[0] == first
+
+
+def test_a_language_that_nobody_knows_is_refused_where_the_request_says_it_and_passed_over_where_it_was_only_told() -> None:
+    only = catalogue(model("small", "economy", languages=("en",)))
+    assert chosen(auto("Hi", languages=frozenset({"th"})), only) == ("small",)
+    with pytest.raises(Rejected, match=r"small does not know the language \(th\)"):
+        chosen(auto("Hi", languages=frozenset({"th"}), language_said=True), only)
+
+
+def test_the_language_is_the_one_that_the_request_says_else_the_one_that_its_last_turn_is_in() -> None:
+    def features(language: str | None = None, *, languages: bool = True) -> RouteFeatures:
+        asked = Request(
+            identity=Identity(tenant="t", job="j", custom_id="1"), model="auto", fingerprint="0" * 64, scope="1" * 64, flight="2" * 64,
+            body={"messages": [{"role": "user", "content": "Ποια είναι η πρωτεύουσα;"}]}, lane=Lane.STANDARD, accepted_ms=0, cache_ttl_s=1,
+            language=language,
+        )  # fmt: skip
+        return features_of(asked, languages=languages)
+
+    assert features().languages == {"el"}
+    assert not features().language_said
+    assert features("de").languages == {"de"}
+    assert features("de").language_said
+    assert features(languages=False).languages == frozenset()
