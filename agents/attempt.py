@@ -18,7 +18,7 @@ from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
 from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
-from ..pipeline.ports import Provider, ProviderReply
+from ..pipeline.ports import Judge, Provider, ProviderReply
 from ..pipeline.provider_batch import FLEX_TIMEOUT_S, WayPrices
 from ..pipeline.unwanted import SAID, FallBack
 from ..schemas import packets
@@ -89,6 +89,8 @@ class CallParts:
     """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
+    judge: Callable[[], Judge | None] = lambda: None
+    """Compares the answers of a cascade that are free text."""
 
     def timeout_s(self, tier: str) -> float:
         return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
@@ -223,7 +225,7 @@ class Attempt:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
             return Tried("give_up", error)
-        why = None if self.discards is None else self.discards.hold(self, reply, paid)
+        why = None if self.discards is None else await self.discards.hold(self, reply, paid)
         if why is not None:
             return await self._held_back(reply, paid, why)
         attempts, spent = self.owned.ledger.spent(intent.flight)

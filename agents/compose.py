@@ -112,6 +112,7 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
         ),
         policy=sharing_of(settings),
+        judge_similarity=caching.judge_similarity,
         coalesce=CoalesceSettings(
             windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
         ),

@@ -12,7 +12,7 @@ from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
 from ..pipeline.errors import ConfigError, Rejected
-from ..pipeline.experiments import NO_EXPERIMENTS, Experiments, PolicyName
+from ..pipeline.experiments import NO_EXPERIMENTS, Experiments, PolicyName, Variant
 from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
@@ -23,7 +23,7 @@ from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, feat
 from ..pipeline.route_rules import Rules
 from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
-from ..schemas.requests import Request, Route
+from ..schemas.requests import Cascade, Request, Route
 from .metrics import EXPLORED
 from .route import Decide
 from .routers import Routers
@@ -110,6 +110,13 @@ def rules_of(settings: Settings, catalogue: Catalogue) -> Rules:
     return Rules(equal, models, {tenant: frozenset(given) for tenant, given in routing.tenant_regions.items()})
 
 
+def _cascade(settings: Settings, request: Request, variant: Variant | None) -> Cascade:
+    """As the request says, else its variant, else the settings; off where one model only may be tried, or several answers are wanted."""
+    if not settings.routing.fallback_enabled or request.body.get("n") not in (None, 1):
+        return "off"
+    return request.cascade or (variant and variant.cascade) or settings.routing.cascade
+
+
 def route_with(
     settings: Settings, catalogue: Catalogue, routers: Routers | None = None, experiments: Experiments = NO_EXPERIMENTS
 ) -> Decide:
@@ -124,7 +131,7 @@ def route_with(
         if variant is not None and variant.model is not None and features.preferred is None:
             features = replace(features, preferred=variant.model)
         policy = policies[(variant and variant.policy) or settings.routing.policy]
-        chosen = route(features, catalogue, price_now, policy, embedding, rules)
+        chosen = route(features, catalogue, price_now, policy, embedding, rules, _cascade(settings, request, variant))
         if ranked and features.requested == "auto":
             recent.add(features)
         if chosen.chosen is not None and chosen.chosen.explored:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..pipeline.lanes import LawName
 from ..pipeline.unwanted import FallBack
+from ..schemas.requests import Cascade
 
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 DEFAULT_WEIGHTS: Mapping[str, float] = {"length": 0.2, "reasoning": 0.3, "domain": 0.2, "context": 0.15, "output": 0.15}
@@ -129,6 +130,9 @@ class RoutingConfig(Group):
         "ROUTING_TENANT_REGIONS", {}, 'where a tenant\'s data may go, as models.toml names regions, JSON: {"acme": ["eu"]}'
     )
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
+    cascade: Cascade = env(
+        "ROUTING_CASCADE", "off", "off | structure | agreement: cheaper models answer `auto` first, where their answers pass that check"
+    )
     fallback_on_answers: FallBack = env(
         "ROUTING_FALLBACK_ON_ANSWERS",
         "auto",

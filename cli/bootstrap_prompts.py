@@ -12,8 +12,9 @@ import orjson
 import typer
 
 from ..connectors.state_file import write_atomically
-from ..pipeline.answer_scores import score_of, text_of
+from ..pipeline.answer_scores import score_of
 from ..pipeline.errors import ConfigError, Rejected
+from ..pipeline.judge import text_of
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.text import last_user_text
 from ..schemas.answers import Answer, Usage
@@ -190,7 +191,7 @@ def table_lines(plan_: Plan, answers: Mapping[str, Mapping[str, Answer]], embed:
         best = given.get(reference)
         scores = {
             name: 1.0
-            if prompt.expected is None and name == reference and text_of(answer)
+            if prompt.expected is None and name == reference and text_of(answer.body)
             else score_of(answer, prompt.expected, best, nearness)
             for name, answer in given.items()
         }

@@ -8,7 +8,7 @@ features = ["support"]            # by feature_name; default: all
 variants = [
     { name = "as-now", weight = 3 },
     { name = "small", model = "gpt-4o-mini" },
-    { name = "learned", policy = "learned" },
+    { name = "learned", policy = "learned", cascade = "agreement" },
 ]
 """
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ..pipeline.errors import ConfigError, Rejected
 from ..pipeline.experiments import NO_EXPERIMENTS, Experiment, Experiments, PolicyName, Unit, Variant
 from ..pipeline.models import Catalogue
-from ..schemas.requests import MAX_NAME
+from ..schemas.requests import MAX_NAME, Cascade
 
 _Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
@@ -35,6 +35,7 @@ class _Variant(_Strict):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     policy: PolicyName | None = None
     model: _Name | None = None
+    cascade: Cascade | None = None
 
 
 class _Experiment(_Strict):
@@ -69,7 +70,8 @@ def load_experiments(path: Path | None, catalogue: Catalogue) -> Experiments:
 def _experiment(name: str, entry: _Experiment, catalogue: Catalogue, path: Path) -> Experiment:
     try:
         variants = tuple(
-            Variant(v.name, v.weight, v.policy, None if v.model is None else catalogue.priced(v.model).name) for v in entry.variants
+            Variant(v.name, v.weight, v.policy, None if v.model is None else catalogue.priced(v.model).name, v.cascade)
+            for v in entry.variants
         )
         return Experiment(name, variants, entry.unit, entry.share, frozenset(entry.tenants), frozenset(entry.features))
     except (Rejected, ValueError) as error:

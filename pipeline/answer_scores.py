@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 from ..schemas.answers import Answer
-from .judge import FEW_WORDS, by_value, told
+from .judge import FEW_WORDS, by_value, text_of, told
 from .numbers import numbers
 
 Nearness = Callable[[str, str], float]
@@ -17,7 +17,7 @@ Nearness = Callable[[str, str], float]
 
 def score_of(answer: Answer, expected: str | None, reference: Answer | None, nearness: Nearness | None) -> float | None:
     """None where nothing tells. `expected` is believed before `reference`; `nearness`: None where no embedder is there."""
-    text = text_of(answer)
+    text = text_of(answer.body)
     if text is None:
         return 0.0
     if expected is not None:
@@ -54,12 +54,3 @@ def _last_number(text: str) -> str:
 
 def _within(cosine: float) -> float:
     return min(1.0, max(0.0, cosine))
-
-
-def text_of(answer: Answer) -> str | None:
-    """The answer's text; None where it has none."""
-    try:
-        content = answer.body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return None
-    return content.strip() if isinstance(content, str) and content.strip() else None

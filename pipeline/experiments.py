@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
-from ..schemas.requests import Dimensions, Identity
+from ..schemas.requests import Cascade, Dimensions, Identity
 from .fingerprint import digest
 
 Unit = Literal["user", "request"]
@@ -19,7 +19,7 @@ PolicyName = Literal["heuristic", "quantile", "learned"]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the things that are compared; with neither a policy nor a model it is what the settings say."""
+    """One of the things that are compared; with nothing but a name it is what the settings say."""
 
     name: str
     weight: float = 1.0
@@ -27,6 +27,8 @@ class Variant:
     policy: PolicyName | None = None
     model: str | None = None
     """Is tried first; where it can't take a request, or fails, the route goes on as without it."""
+    cascade: Cascade | None = None
+    """Beside a policy, or alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class Experiment:
             raise ValueError("weights are above 0: leave a variant out that is to get nothing")
         if not 0 <= self.share <= 1:
             raise ValueError("share is between 0 and 1")
-        if any(variant.policy and variant.model for variant in self.variants):
-            raise ValueError("a variant has a policy or a model, not both")
+        if any((variant.policy or variant.cascade) and variant.model for variant in self.variants):
+            raise ValueError("a variant has a model, or a policy and a cascade, not both")
 
     def variant_of(self, identity: Identity, user_id: str) -> str | None:
         """The variant of the request's unit; None where that does not take part, or is not known."""

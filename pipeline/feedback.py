@@ -20,7 +20,7 @@ from .ports import Vector
 from .prompt_features import prompt_features
 from .respond import response_id
 from .text import last_user_text
-from .unwanted import refused
+from .unwanted import WORTHLESS, refused
 
 _LESSON, _ROUTER = b"l", b"r"
 
@@ -84,7 +84,7 @@ def served(record: Completion) -> Served | None:
 
 def declined(record: Charged) -> Served | None:
     """What there is to learn from an answer that was held back for being none; None where no router that learns chose a model."""
-    if record.chosen is None or not record.discarded:
+    if record.chosen is None or record.discarded not in WORTHLESS:
         return None
     return Served(
         identity=record.request.identity,

@@ -138,6 +138,7 @@ def _admit(line: RequestLine, tenant: str, now_ms: int, door: Door) -> Request:
         shareable=engine.use_cache and _shareable(body),
         cache_ttl_s=door.default_ttl_s if engine.cache_ttl_seconds is None else engine.cache_ttl_seconds,
         preferred_model=preferred,
+        cascade=engine.cascade,
         language=None if engine.language is None else engine.language.replace("_", "-").partition("-")[0],
         max_cost_pico=_max_cost(engine.max_cost_usd),
     )

@@ -18,6 +18,7 @@ from .judge import told
 from .models import Catalogue
 from .prices import day_of
 from .text import last_user_text
+from .unwanted import OF_A_CASCADE
 
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
@@ -68,9 +69,7 @@ class Clerk:
                                        ambiguous_cap_pico=record.cap_pico))  # fmt: skip
         if isinstance(record, Charged):
             # What was held back for another model's answer is that choice's cost: routing has saved so much less.
-            held: JsonObject = (
-                {"purpose": "fallback", "error_code": record.discarded, "saved_routing_pico": -record.paid_pico} if record.discarded else {}
-            )
+            held = _held_back(record) if record.discarded else {}
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, version=1, kind="charged",
                                        attempt_id=record.attempt, model_used=record.model, provider=self._provider(record.model),
                                        base_cost_pico=record.paid_pico, **held, **_tokens(record.usage)))  # fmt: skip
@@ -308,6 +307,11 @@ def _vector(record: Completion) -> VectorRecord | None:
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )
+
+
+def _held_back(record: Charged) -> JsonObject:
+    purpose = "cascade" if record.discarded in OF_A_CASCADE else "fallback"
+    return {"purpose": purpose, "error_code": record.discarded, "saved_routing_pico": -record.paid_pico}
 
 
 def _money(account: SavingsSplit) -> dict[str, int]:

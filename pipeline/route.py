@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from ..schemas.record import JsonObject
-from ..schemas.requests import Chosen, Request, Route
+from ..schemas.requests import Cascade, Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
 from .language import NOT_KNOWN, languages_of
@@ -148,9 +148,10 @@ def route(
     policy: RoutingPolicy,
     embedding: Vector | None = None,
     rules: Rules = NO_RULES,
+    cascade: Cascade = "off",
 ) -> Route:
     """An explicit model is honoured, or one that the operator named its equal; `auto` lets the policy choose among the models that can and
-    have a price.
+    have a price. `cascade`: cheaper models are asked before the policy's choice, and their answers checked.
 
     Raises `Rejected` where no model can or may take the request, `Unpriced` where those that can have no known price.
     """
@@ -166,7 +167,7 @@ def route(
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
-    return _preferring(features, offers, refused, ranking)
+    return _cascaded(features, offers, _preferring(features, offers, refused, ranking), cascade)
 
 
 def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
@@ -248,6 +249,25 @@ def _preferring(features: RouteFeatures, offers: Sequence[Offer], refused: dict[
     why = refused.get(preferred, "is not in models.toml")
     reason = f"{ranking.reason}; preferred {preferred} {why}"
     return Route(models=ranking.models, reason=reason, complexity=ranking.complexity, chosen=ranking.chosen)
+
+
+_CHEAP: dict[Cascade, int] = {"off": 0, "structure": 1, "agreement": 2}
+
+
+def _cascaded(features: RouteFeatures, offers: Sequence[Offer], chosen: Route, cascade: Cascade) -> Route:
+    """The cheapest models in front of the policy's choice, where there are so many that cost less, and something to check them by."""
+    explored = chosen.chosen is not None and chosen.chosen.explored
+    checkable = features.structured if cascade == "structure" else not features.tools
+    if cascade == "off" or features.preferred is not None or explored or not checkable:
+        return chosen
+    price = next(offer.cost_pico for offer in offers if offer.model.name == chosen.models[0])
+    cheaper = sorted((o for o in offers if o.cost_pico < price), key=lambda o: (o.cost_pico, -o.model.quality, o.model.name))
+    names = tuple(offer.model.name for offer in cheaper[: _CHEAP[cascade]])
+    if len(names) < _CHEAP[cascade]:
+        return chosen
+    models = (*names, *(name for name in chosen.models if name not in names))
+    reason = f"cascade: {' and '.join(names)}, checked by {cascade}; then {chosen.reason}"
+    return chosen.model_copy(update={"models": models, "reason": reason, "cascade": cascade, "cheap": len(names)})
 
 
 @dataclass(frozen=True, slots=True)

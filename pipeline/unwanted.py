@@ -1,4 +1,4 @@
-"""Paid answers that are not given where another model may do better: refusals, and answers that the model's own limit cut off."""
+"""Paid answers that are not given where another model may do better: refusals, cut off ones, cheap ones that fail a check."""
 
 from typing import Literal
 
@@ -7,7 +7,11 @@ from .models import Model
 
 FallBack = Literal["auto", "all", "never"]
 """For whom the next model is asked: requests that leave the choice to the engine, all whose route has one, nobody."""
-Why = Literal["refusal", "cut_off"]
+Why = Literal["refusal", "cut_off", "structure", "agreement"]
+"""The last two: of a cascade, whose cheaper answers are checked before one is given."""
+OF_A_CASCADE = frozenset({"structure", "agreement"})
+WORTHLESS = frozenset({"refusal", "cut_off", "structure"})
+"""What these say of the answer itself; one that waits for another to agree with may be good."""
 
 REFUSALS = frozenset({"content_filter", "refusal"})
 """Finish reasons of answers that are none."""
@@ -15,6 +19,8 @@ REFUSALS = frozenset({"content_filter", "refusal"})
 SAID: dict[str, str] = {
     "refusal": "the model refused to answer",
     "cut_off": "the answer was cut off at the most that the model can write",
+    "structure": "the answer has not the form that the request asks for",
+    "agreement": "no other cheap model had given the same answer",
 }
 
 

@@ -21,7 +21,8 @@ class CostEvent(Record):
     answered with."""
     purpose: str = ""
     """Of the call: answer, hedge, audit (it paid for what a known answer would have answered), exploration (its model was taken to learn
-    what its answers are worth) or fallback (its answer was held back, `error_code` says why, and another model asked). Empty for hits."""
+    what its answers are worth), fallback or cascade (its answer was held back, `error_code` says why, and another model asked). Empty for
+    hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""

@@ -16,7 +16,7 @@ from inference_engine.agents.routers import Routers
 from inference_engine.agents.safe import DeadLetter
 from inference_engine.connectors.taught_file import pack_router, unpack_router
 from inference_engine.pipeline import vectors
-from inference_engine.pipeline.feedback import Lesson
+from inference_engine.pipeline.feedback import Lesson, declined
 from inference_engine.pipeline.taught_router import TaughtRouter, teach
 from inference_engine.schemas import packets
 from inference_engine.schemas.answers import Usage
@@ -238,6 +238,14 @@ async def test_an_imported_router_stays_until_enough_is_heard_here() -> None:
     assert school.state().version == 9
     await school.take(news_of(lessons(120)))
     assert (school.state().version, school.state().lessons) == (10, 120)
+
+
+def test_a_cheap_answer_that_only_waited_for_another_to_agree_is_no_lesson() -> None:
+    asked, chosen = request(), Chosen(model="small", costs=COSTS)
+    held = Charged(flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=8, usage=Usage(input_tokens=1, output_tokens=1),
+                   reason="", discarded="agreement", chosen=chosen, request=asked, at_ms=1)  # fmt: skip
+    assert declined(held) is None
+    assert declined(held.model_copy(update={"discarded": "structure"})) is not None
 
 
 def test_an_older_state_never_replaces_a_newer_one() -> None:

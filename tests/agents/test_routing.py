@@ -1,5 +1,6 @@
 """The router of a worker: the policy that the settings name, the embedding that the caches made, the file that was learned."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from inference_engine.pipeline.errors import ConfigError
 from inference_engine.pipeline.experiments import Experiment, Experiments, Variant
 from inference_engine.pipeline.feedback_policy import FeedbackPolicy
 from inference_engine.pipeline.models import Catalogue, Model, Prices
-from inference_engine.pipeline.route import HeuristicPolicy, RouteFeatures
+from inference_engine.pipeline.route import TIERS, HeuristicPolicy, RouteFeatures
 from inference_engine.pipeline.router_state import learn_state
 from inference_engine.pipeline.routing_policies import LearnedPolicy, QuantilePolicy
 from inference_engine.schemas.record import Lane
@@ -65,8 +66,6 @@ def test_what_was_learned_routes_from_its_file(tmp_path: Path) -> None:
 
 
 def test_vectors_of_another_embedder_are_not_shown_to_what_was_learned(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     made = rows(easy_and_hard(100))
     vectors = np.eye(100, 16, dtype=np.float32)
     state = learn_state(replace(made, embeddings=vectors), np.random.default_rng(0))
@@ -141,3 +140,24 @@ def test_a_variant_that_learns_is_told_what_feedback_taught(tmp_path: Path) -> N
     running = Experiments((Experiment("exp", (Variant("a"), Variant("b", policy="learned"))),))
     assert policies_of(settings(tmp_path), running) == {"heuristic", "learned"}
     assert isinstance(policy_of(settings(tmp_path), RecentPrompts(), Routers(), "learned"), FeedbackPolicy)
+
+
+def test_a_cascade_is_as_the_request_says_else_its_variant_else_the_settings(tmp_path: Path) -> None:
+    running = Experiments((Experiment("exp", (Variant("a"), Variant("b", cascade="structure"))),))
+    hard = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
+
+    def routed(variant: str = "", said: str | None = None, n: int = 1, **routing: Any) -> str:
+        asked = request(hard)
+        body = {**asked.body, "response_format": {"type": "json_object"}, "n": n}
+        dimensions = Dimensions(experiment_id="exp", experiment_variant=variant)
+        changed = asked.model_copy(update={"body": body, "dimensions": dimensions, "cascade": said})
+        models = Catalogue(tuple(replace(m, tier=tier) for m, tier in zip(catalogue().models, TIERS[::2], strict=True)), "large")
+        return route_with(settings(tmp_path, **routing), models, None, running)(changed).cascade
+
+    assert routed() == "off"
+    assert routed(said="structure") == "structure"
+    assert routed(cascade="structure") == "structure"
+    assert routed("b") == "structure"
+    assert routed("b", said="off") == "off"
+    assert routed("b", n=2) == "off"
+    assert routed("b", fallback_enabled=False) == "off"

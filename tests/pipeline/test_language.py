@@ -40,6 +40,7 @@ def test_languages_that_share_a_script_are_all_possible() -> None:
         "ᚠᛇᚻ ᛒᛦᚦ ᚠᚱᚩᚠᚢᚱ ᚠᛁᚱᚪ",
         "translate привет мир to English please",
         "Où?",
+        "o que e um para com uma de como e o que y es un una por para con que como",
     ],
 )
 def test_what_is_short_mixed_or_unknown_is_not_told(text: str) -> None:

@@ -122,6 +122,9 @@ def test_what_was_paid_for_an_answer_that_was_held_back_is_a_loss_of_routing() -
     assert cost is not None
     assert (cost.kind, cost.purpose, cost.error_code) == ("charged", "fallback", "refusal")
     assert (cost.base_cost_pico, cost.saved_routing_pico, cost.counterfactual_pico) == (80, -80, 0)
+    checked = CLERK.outcome(held_back(asked, "agreement")).cost
+    assert checked is not None
+    assert (checked.purpose, checked.error_code, checked.saved_routing_pico) == ("cascade", "agreement", -80)
     plain, after = (made(asked, attempt="a2", discarded_pico=pico) for pico in (0, 80))
     lines = [CLERK.respond(waiter_of(asked), record, NOW)[0].engine.savings.routing for record in (plain, after)]
     assert Decimal(lines[0]) - Decimal(lines[1]) == Decimal(80).scaleb(-12)

@@ -1,6 +1,6 @@
 """Routing: who can and has a price may be chosen, explicit models are honoured, and the reason says why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from inference_engine.pipeline.route import (
     route,
 )
 from inference_engine.schemas.record import Lane
-from inference_engine.schemas.requests import Identity, Request
+from inference_engine.schemas.requests import Cascade, Identity, Request, Route
 
 HARD = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
 
@@ -300,3 +300,44 @@ def test_the_language_is_the_one_that_the_request_says_else_the_one_that_its_las
     assert features("de").languages == {"de"}
     assert features("de").language_said
     assert features(languages=False).languages == frozenset()
+
+
+class Dearest:
+    """A policy that spares nothing."""
+
+    def rank(self, features: RouteFeatures, embedding: Vector | None, offers: Sequence[Offer]) -> Ranking:
+        return Ranking((max(offers, key=lambda offer: offer.cost_pico).model.name,), "the dearest")
+
+
+def cascaded(kind: Cascade, table: Catalogue = THREE, **changes: Any) -> Route:
+    known: dict[str, Any] = {"structured": True, **changes}
+    return route(auto(**known), table, prices(COSTS), Dearest(), cascade=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "models", "cheap"),
+    [("off", ("large",), 0), ("structure", ("small", "large"), 1), ("agreement", ("small", "medium", "large"), 2)],
+)
+def test_a_cascade_puts_the_cheapest_models_in_front_of_the_policys_choice(kind: Cascade, models: tuple[str, ...], cheap: int) -> None:
+    made = cascaded(kind)
+    assert (made.models, made.cascade, made.cheap) == (models, kind, cheap)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("structure", {"structured": False}), ("agreement", {"tools": True}), ("structure", {"preferred": "medium"})],
+)
+def test_what_can_not_be_checked_or_is_the_callers_own_choice_is_no_cascade(kind: Cascade, changes: dict[str, Any]) -> None:
+    made = cascaded(kind, **changes)
+    assert (made.cascade, made.cheap) == ("off", 0)
+    assert made.models[0] == changes.get("preferred", "large")
+
+
+def test_a_request_that_a_cheap_model_would_get_anyhow_is_no_cascade() -> None:
+    made = route(auto("Hi", structured=True), THREE, prices(COSTS), HeuristicPolicy(), cascade="structure")
+    assert (made.models[0], made.cascade) == ("small", "off")
+
+
+def test_two_answers_are_compared_only_where_two_models_cost_less() -> None:
+    made = cascaded("agreement", catalogue(model("small", "economy"), model("large", "premium")))
+    assert (made.models, made.cascade) == (("large",), "off")
