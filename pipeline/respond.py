@@ -94,7 +94,7 @@ class Clerk:
     def _extra(self, record: Completion) -> CostEvent:
         kind = "duplicate" if record.purpose in ANSWERING else record.purpose
         answer = record.answer
-        return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
+        return _event(record.request, record.at_ms, event_id=record.attempt, version=_version(record), kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       purpose=record.purpose, **_tokens(answer.usage))  # fmt: skip
 
@@ -131,9 +131,7 @@ class Clerk:
     def _paid(self, record: Completion) -> CostEvent:
         request, answer = record.request, record.answer
         account = self.account(answer, request.model, "provider", record.at_ms)
-        # One that was held back at first has the row of a charged attempt already, whose place this one takes.
-        version = 2 if record.kept else 1
-        return _event(request, record.at_ms, event_id=record.attempt, version=version, kind="answer", purpose=record.purpose,
+        return _event(request, record.at_ms, event_id=record.attempt, version=_version(record), kind="answer", purpose=record.purpose,
                       attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
@@ -307,6 +305,11 @@ def _vector(record: Completion) -> VectorRecord | None:
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )
+
+
+def _version(record: Completion) -> int:
+    """An answer that was held back at first has the row of a charged attempt already, whose place its own takes."""
+    return 2 if record.kept else 1
 
 
 def _held_back(record: Charged) -> JsonObject:
