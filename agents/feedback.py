@@ -85,7 +85,7 @@ class FeedbackStage:
         except Rejected as error:
             raise DeadLetter(str(error), error_class=error.code) from error
         sends = self._out.batch()
-        sends.lesson(rated)
+        sends.lesson(rated, Lane.BATCH)
         sends.cost(event_of(rated), Lane.BATCH)
         await sends.settle()
 

@@ -50,7 +50,7 @@ class RespondStage:
             if outcome.cost is not None:
                 sends.cost(outcome.cost, lane)
             if (lesson := _lesson(record, given=outcome.answer is not None)) is not None:
-                sends.lesson(lesson)
+                sends.lesson(lesson, lane)
         await sends.settle()
         crash_at("after_outcome")
 

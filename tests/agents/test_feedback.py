@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from inference_engine.agents.feedback import FeedbackStage
+from inference_engine.agents.packer import WAIT_S
 from inference_engine.agents.respond import RespondStage
 from inference_engine.agents.routers import Routers
 from inference_engine.agents.safe import DeadLetter
@@ -22,12 +23,14 @@ from inference_engine.schemas import packets
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.feedback import LessonRecord, Rated, Served
 from inference_engine.schemas.ledger import Charged, LedgerRecord
+from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Chosen
 
 from ..pipeline.feedback_support import COSTS, WORTH, lessons
 from ..pipeline.support import identity, request
 from ..pipeline.test_respond import CLERK, completion
 from .support import TOPICS, Clock, MemoryBroker, MemoryRows, event, outbox
+from .virtual_time import run
 
 
 class School:
@@ -238,6 +241,20 @@ async def test_an_imported_router_stays_until_enough_is_heard_here() -> None:
     assert school.state().version == 9
     await school.take(news_of(lessons(120)))
     assert (school.state().version, school.state().lessons) == (10, 120)
+
+
+def test_a_lesson_keeps_an_urgent_answer_in_work_no_longer_than_its_lane_allows() -> None:
+    """As many ledger records are in work at once as the respond stage may have: a tenth of a second for each would be its whole rate."""
+
+    async def main() -> float:
+        stage = RespondStage(outbox(MemoryBroker()), CLERK, Replayed())
+        chosen = Chosen(model="small", costs=COSTS)
+        for number in range(20):
+            asked = request(f"question {number}", who=identity(f"r{number}")).model_copy(update={"lane": Lane.EXPRESS})
+            await stage.on_ledger(event(TOPICS.ledger, packets.ledger.encode([completion(asked, chosen=chosen)])))
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) <= 20 * 2 * WAIT_S[Lane.EXPRESS]
 
 
 def test_a_cheap_answer_that_only_waited_for_another_to_agree_is_no_lesson() -> None:
