@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,8 +18,9 @@ from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
 from ..pipeline.hedge import HedgeBudget, HedgePolicy
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
-from ..pipeline.ports import Provider, ProviderReply
+from ..pipeline.ports import Judge, Provider, ProviderReply
 from ..pipeline.provider_batch import FLEX_TIMEOUT_S, WayPrices
+from ..pipeline.unwanted import SAID, FallBack
 from ..schemas import packets
 from ..schemas.answers import Answer, Usage
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
@@ -28,6 +30,9 @@ from .ledger import LedgerStage, OwnedLedger, Sleep
 from .limits import Limits, Permit
 from .packer import WAIT_S, Now
 from .prefix import PrefixRoom, Seat
+
+if TYPE_CHECKING:
+    from .discards import Discards
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +61,8 @@ class CallSettings:
     """A completion above this can't be written to the ledger."""
     stream: bool = False
     """Answers are asked for as streams."""
+    fall_back: FallBack = "auto"
+    """For whom another model is asked where one refuses, or is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,8 @@ class CallParts:
     """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
+    judge: Callable[[], Judge | None] = lambda: None
+    """Compares the answers of a cascade that are free text."""
 
     def timeout_s(self, tier: str) -> float:
         return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
@@ -109,6 +118,13 @@ class Attempt:
     """Of the call that this one hedges."""
     tier: str = "standard"
     """How it is sent. A row of a batch is billed as such, though its line reports the plain tier."""
+    discards: "Discards | None" = None
+    """Of its request. None: every answer is given."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether this worker may still pay for the request."""
+        return self.owned.lost is None and self.is_current()
 
     async def run(self) -> Tried:
         try:
@@ -202,15 +218,38 @@ class Attempt:
             raise Unavailable(f"{error} (key {permit.key + 1}; the others are used meanwhile)", code=error.code) from error
 
     async def _completed(self, reply: ProviderReply) -> Tried:
-        intent, request = self.intent, self.call.request
+        intent = self.intent
         try:
             paid = self._paid(reply.usage, reply.service_tier)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
             return Tried("give_up", error)
+        why = None if self.discards is None else await self.discards.hold(self, reply, paid)
+        if why is not None:
+            return await self._held_back(reply, paid, why)
         attempts, spent = self.owned.ledger.spent(intent.flight)
-        record = Completion(
+        record = self._completion(reply, paid, attempts, spent + paid)
+        encoded = packets.ledger.encode_one(record)
+        if len(encoded) > self.p.settings.max_record_bytes:
+            said = "the answer is larger than a record of the ledger can be"
+            too_large = ChargedError(said, usage=reply.usage, service_tier=reply.service_tier, code="answer_too_large")
+            await self._charged(too_large)
+            return Tried("give_up", too_large)
+        await self._book(record, encoded)
+        crash_at("after_completion")
+        return Tried("done")
+
+    async def give(self, reply: ProviderReply, paid: int) -> None:
+        """Gives the answer that was held back, and is booked as charged already; returns when that is durable."""
+        attempts, spent = self.owned.ledger.spent(self.intent.flight)
+        record = self._completion(reply, paid, attempts, spent)
+        discarded = record.discarded_pico - paid
+        await self._book(record.model_copy(update={"kept": True, "discarded_pico": discarded}))
+
+    def _completion(self, reply: ProviderReply, paid: int, attempts: int, spent: int) -> Completion:
+        intent, request = self.intent, self.call.request
+        return Completion(
             flight=intent.flight,
             attempt=intent.attempt,
             number=intent.number,
@@ -229,19 +268,11 @@ class Attempt:
             embedding=self.call.embedding,
             chosen=self.call.route.chosen,
             attempts=max(attempts, 1),
-            spent_pico=spent + paid,
+            spent_pico=spent,
+            discarded_pico=0 if self.discards is None else self.discards.pico,
             ambiguous_pico=self.owned.ledger.possibly_spent(intent.flight, but=intent.attempt),
             at_ms=self.p.now(),
         )
-        encoded = packets.ledger.encode_one(record)
-        if len(encoded) > self.p.settings.max_record_bytes:
-            said = "the answer is larger than a record of the ledger can be"
-            too_large = ChargedError(said, usage=reply.usage, service_tier=reply.service_tier, code="answer_too_large")
-            await self._charged(too_large)
-            return Tried("give_up", too_large)
-        await self._book(record, encoded)
-        crash_at("after_completion")
-        return Tried("done")
 
     def _paid(self, usage: Usage, service_tier: str) -> int:
         """What the call was billed, in pico-dollars. Raises `Unpriced`."""
@@ -253,20 +284,20 @@ class Attempt:
         except Unpriced as unpriced:
             await self._ambiguous(AmbiguousError(f"{error}; {unpriced}"))
             return Tried("give_up", unpriced)
-        await self._book(
-            Charged(
-                flight=self.intent.flight,
-                attempt=self.intent.attempt,
-                number=self.intent.number,
-                model=self.model.name,
-                paid_pico=paid,
-                usage=error.usage,
-                reason=str(error),
-                request=self.call.request,
-                at_ms=self.p.now(),
-            )
-        )
+        await self._book(self._charge(error.usage, paid, str(error)))
         return after(error)
+
+    async def _held_back(self, reply: ProviderReply, paid: int, why: str) -> Tried:
+        """Its cost stands, and is the next answer's to bear."""
+        record = self._charge(reply.usage, paid, SAID[why])
+        known = {"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding}
+        await self._book(record.model_copy(update=known))
+        return Tried("next_model", Rejected(f"{SAID[why]} ({self.model.name})", code=why))
+
+    def _charge(self, usage: Usage, paid: int, reason: str) -> Charged:
+        intent = self.intent
+        return Charged(flight=intent.flight, attempt=intent.attempt, number=intent.number, model=self.model.name, paid_pico=paid,
+                       usage=usage, reason=reason, request=self.call.request, at_ms=self.p.now())  # fmt: skip
 
     async def _ambiguous(self, error: AmbiguousError) -> Tried:
         await self._book(

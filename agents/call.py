@@ -32,12 +32,14 @@ from ..pipeline.call import (
 from ..pipeline.errors import Rejected, Stale, Unavailable
 from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Failed, OverCap, Pay, Policy, WaitUntil
 from ..pipeline.models import Model
+from ..pipeline.unwanted import SAID
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
 from ..schemas.requests import Call
 from .attempt import Attempt, CallParts, IsCurrent
 from .choice import Choice
+from .discards import Discards
 from .hedge import Hedging
 from .ledger import UNKNOWN, OwnedLedger
 from .limits import Permit
@@ -158,6 +160,7 @@ class _Payment:
         self._steps = steps
         self._since_ms = parts.now()
         self._choice = Choice(parts, call, lane)
+        self._discards = Discards(parts, owned, call, self._choice)
         self._hedging = Hedging(parts, call.request.identity.tenant)
 
     async def settle(self) -> None:
@@ -281,7 +284,7 @@ class _Payment:
         if tried is None:
             return False
         self._steps.moved()
-        return await self._after(tried)
+        return await self._after(tried, model)
 
     async def _attempt(self, model: Model, cap_pico: int, permit: Permit, seat: Seat, first: Permit | None = None) -> Tried | None:
         """None where nothing may be sent now: decide again. `first`: of the call that this one hedges.
@@ -300,7 +303,8 @@ class _Payment:
                 intending.discard(flight)
             if intent is None:
                 return None
-            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier)
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier,
+                              self._discards)  # fmt: skip
             if tier == "standard":
                 return await attempt.run()
             # It may take as long as it takes.
@@ -363,7 +367,7 @@ class _Payment:
         crash_at("after_intent")
         return intent
 
-    async def _after(self, tried: Tried) -> bool:
+    async def _after(self, tried: Tried, model: Model) -> bool:
         if tried.next == "done":
             return True
         if tried.flex:
@@ -379,7 +383,11 @@ class _Payment:
             error = tried.error or Rejected("the provider refused the request")
             return await self._fail(ErrorInfo(code=error.code, message=str(error)))
         if tried.next == "next_model":
-            self._choice.next_model(tried.error or Rejected("the model can't serve the request"))
+            error = tried.error or Rejected("the model can't serve the request")
+            if error.code in SAID:
+                self._discards.go_on(model, error)
+            else:
+                self._choice.next_model(error)
             return False
         if not tried.rate_limited:
             self._choice.failures += 1
@@ -412,6 +420,12 @@ class _Payment:
         return True
 
     async def _fail(self, error: ErrorInfo) -> bool:
+        held = self._discards.best
+        if held is not None:
+            # It was paid for, and the others gave none.
+            await held.attempt.give(held.reply, held.paid_pico)
+            self._steps.moved()
+            return True
         flight, ledger = self._request.flight, self._owned.ledger
         attempts, spent = ledger.spent(flight)
         failure = Failure(flight=flight, request=self._request, error=error, attempts=attempts, spent_pico=spent,

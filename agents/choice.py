@@ -1,5 +1,7 @@
 """Which model a call is made with next, and at which of its tiers."""
 
+from collections.abc import Callable
+
 from ..pipeline.errors import EngineError, Rejected, Unavailable, Unpriced
 from ..pipeline.models import Model
 from ..pipeline.provider_batch import FLEX_TRIES, choose
@@ -49,6 +51,17 @@ class Choice:
         self._go_to(later)
         return True
 
+    def next_that(self, fits: Callable[[Model], bool]) -> tuple[Model, int] | None:
+        """The next model of the route that is well and fits, and the most that it can cost; the present one stays."""
+        index = self._later(fits)
+        return None if index is None else self._offer(index)
+
+    def go_to_next_that(self, fits: Callable[[Model], bool], error: EngineError) -> None:
+        """Leaves the present model for it; where it is not well any more for the one behind the present one."""
+        self.error = error
+        index = self._later(fits)
+        self._go_to(self._index + 1 if index is None else index)
+
     def _go_to(self, index: int) -> None:
         self._index, self.tries, self.failures, self.flex_tries = index, 0, 0, 0
 
@@ -76,13 +89,13 @@ class Choice:
         self.error = self.error or Unavailable(f"{resting[0].name} is not asked for a while: it failed several times in a row")
         return resting
 
-    def _later(self) -> int | None:
-        """Where in the route the next model stands that can take the request and is well."""
+    def _later(self, fits: Callable[[Model], bool] = lambda _: True) -> int | None:
+        """Where in the route the next model stands that can take the request, is well and fits."""
         for index in range(self._index + 1, len(self._call.route.models)):
             try:
                 model, _ = self._offer(index)
             except (Rejected, Unpriced):
                 continue
-            if not self._p.limits.rests(model):
+            if not self._p.limits.rests(model) and fits(model):
                 return index
         return None

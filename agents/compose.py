@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from ..connectors.data_folder import DataFolder
+from ..connectors.experiments_toml import load_experiments
 from ..connectors.heap import look_less_often
 from ..connectors.models_toml import load_catalogue
 from ..connectors.process import allow_open_files, end_within
@@ -39,7 +40,7 @@ from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routers import Routers
-from .routing import route_with
+from .routing import policies_of, route_with
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
@@ -111,6 +112,7 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
         ),
         policy=sharing_of(settings),
+        judge_similarity=caching.judge_similarity,
         coalesce=CoalesceSettings(
             windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
         ),
@@ -143,6 +145,7 @@ def _call_settings(settings: Settings) -> CallSettings:
         give_up_s=settings.give_up_seconds,
         max_record_bytes=6_000_000,
         stream=settings.provider_streaming,
+        fall_back=settings.routing.fallback_on_answers if settings.routing.fallback_enabled else "never",
     )
 
 
@@ -194,8 +197,9 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
     catalogue = catalogue_of(settings)
     for name, why in unpriced(catalogue, day_of(now_ms())).items():
         log.warning("a model without a known price is never chosen", model=name, why=why)
-    caching, routers = settings.caching, Routers() if settings.routing.policy == "learned" else None
-    door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes)
+    caching, experiments = settings.caching, load_experiments(settings.routing.experiments_file, catalogue)
+    routers = Routers() if "learned" in policies_of(settings, experiments) else None
+    door = Door(catalogue, caching.ttl_seconds, priority_lanes=settings.batching.priority_lanes, experiments=experiments)
     return WorkerParts(
         brokers=tuple(settings.brokers),
         topics=settings.topics,
@@ -207,7 +211,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         door=door,
         providers={str(name): provider for name, provider in providers.items()},
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
-        decide_route=route_with(settings, catalogue, routers),
+        decide_route=route_with(settings, catalogue, routers, experiments),
         routers=routers,
         semantic=_semantic(settings, folder),
         tenants=tenant_topics(settings),

@@ -9,11 +9,12 @@ import structlog
 
 from ..connectors.taught_file import pack_router
 from ..pipeline.errors import Rejected, Stale
-from ..pipeline.feedback import Lesson, drifting_since, kind_of, lesson_of, merged, read_feedback, router_key, row_key
+from ..pipeline.feedback import Lesson, drifting_since, event_of, kind_of, lesson_of, merged, read_feedback, router_key, row_key
 from ..pipeline.feedback_model import MOST_SCORES
 from ..pipeline.taught_router import TaughtRouter, teach
 from ..schemas import packets
-from ..schemas.feedback import LessonRecord, LessonRow, RouterRow
+from ..schemas.feedback import LessonRecord, LessonRow, RouterRow, Served
+from ..schemas.record import Lane
 from .exact import Decided, Rows, decode
 from .metrics import FEEDBACK
 from .outbox import Outbox
@@ -73,7 +74,7 @@ class FeedbackStage:
     # -- what comes in
 
     async def on_feedback(self, event: Delivered) -> None:
-        """One judgement, passed on to its tenant's partition. Raises `DeadLetter` where it is none."""
+        """One judgement, passed on to its tenant's partition and to the costs. Raises `DeadLetter` where it is none."""
         raw = dict(event.headers).get("tenant")
         at_ms = event.timestamp_ms if event.timestamp_ms > 0 else self._now()
         try:
@@ -84,7 +85,8 @@ class FeedbackStage:
         except Rejected as error:
             raise DeadLetter(str(error), error_class=error.code) from error
         sends = self._out.batch()
-        sends.lesson(rated)
+        sends.lesson(rated, Lane.BATCH)
+        sends.cost(event_of(rated), Lane.BATCH)
         await sends.settle()
 
     async def on_lessons(self, event: Delivered) -> None:
@@ -98,7 +100,7 @@ class FeedbackStage:
             self._learn_soon(tenant)
 
     def _take(self, partition: int, news: LessonRecord, changes: dict[bytes, bytes | None]) -> None:
-        key = row_key(news.identity)
+        key = row_key(news.identity, news.attempt if isinstance(news, Served) else "")
         raw = changes[key] if key in changes else self._decided.read(partition, key)
         row = merged(LessonRow.model_validate_json(raw) if raw is not None else None, news)
         value = row.model_dump_json().encode()
@@ -188,8 +190,13 @@ class FeedbackStage:
             lessons = [lesson for lesson in lessons if lesson.at_ms >= since]
         if not lessons:
             return
-        router = router.model_copy(update={"version": router.version + 1})
+        published = self._taught(tenant)
+        # What was imported has a version of its own.
+        router = router.model_copy(update={"version": max(router.version, published.version if published is not None else 0) + 1})
         state = await asyncio.to_thread(taught_from, lessons, router)
+        if state.status == "cold" and published is not None and published.status in ("static", "learned"):
+            log.info("the imported router stays until more is heard", tenant=tenant, lessons=state.lessons)
+            return
         # The row first: a state that was published under a version is never replaced by another one of the same.
         await self._rows.write(found.partition, {router_key(tenant): router.model_dump_json().encode()})
         found.router = router

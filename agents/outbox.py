@@ -103,9 +103,10 @@ class Sends:
         partition = zlib.crc32(event.event_id.encode()) % self._box.partitions
         self._keep(self._box.packers.costs.put(partition, event, WAIT_S[lane]))
 
-    def lesson(self, news: Served | Rated) -> "asyncio.Future[int]":
+    def lesson(self, news: Served | Rated, lane: Lane) -> "asyncio.Future[int]":
+        """`lane`: of the request, whose ledger record stays in work until this is written, too."""
         tenant = digest([news.identity.tenant.encode()])
-        return self._put(self._box.packers.lessons, tenant, news, WAIT_S[Lane.BATCH])
+        return self._put(self._box.packers.lessons, tenant, news, WAIT_S[lane])
 
     def response(self, identity: Identity, line: ResponseLine) -> None:
         observe_response(line)

@@ -52,8 +52,8 @@ class BatchStage:
         """True: the ledger owns the call, and its packet may be acknowledged. False: it is to be made now, or has ended."""
         p, request = self.parts.calls, call.request
         flight, held = request.flight, owned.ledger.holdings.held
-        if flight not in held and not has_time(request.lane, request.deadline_ms):
-            return False
+        if flight not in held and (not has_time(request.lane, request.deadline_ms) or call.route.cascade != "off"):
+            return False  # the answers of a cascade are checked one after the other
         decision = owned.ledger.decide(
             flight, now_ms=p.now(), owner=owned.owner, policy=self.policy(call), cap_pico=0, asked_ms=request.accepted_ms
         )

@@ -3,9 +3,10 @@
 from typing import Protocol
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.feedback import served
+from ..pipeline.feedback import declined, served
 from ..pipeline.respond import Clerk
 from ..schemas import packets
+from ..schemas.feedback import Served
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
 from .exact import decode
 from .outbox import Outbox
@@ -48,7 +49,13 @@ class RespondStage:
                 sends.vector(outcome.vector, lane)
             if outcome.cost is not None:
                 sends.cost(outcome.cost, lane)
-            if outcome.answer is not None and isinstance(record, Completion) and (lesson := served(record)) is not None:
-                sends.lesson(lesson)
+            if (lesson := _lesson(record, given=outcome.answer is not None)) is not None:
+                sends.lesson(lesson, lane)
         await sends.settle()
         crash_at("after_outcome")
+
+
+def _lesson(record: LedgerRecord, *, given: bool) -> Served | None:
+    if isinstance(record, Charged):
+        return declined(record)
+    return served(record) if isinstance(record, Completion) and given else None

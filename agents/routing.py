@@ -12,6 +12,7 @@ from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
 from ..pipeline.errors import ConfigError, Rejected
+from ..pipeline.experiments import NO_EXPERIMENTS, Experiments, PolicyName, Variant
 from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
@@ -22,7 +23,7 @@ from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, feat
 from ..pipeline.route_rules import Rules
 from ..pipeline.routing_policies import Burden, LearnedPolicy, QuantilePolicy
 from ..schemas.answers import Usage
-from ..schemas.requests import Request, Route
+from ..schemas.requests import Cascade, Request, Route
 from .metrics import EXPLORED
 from .route import Decide
 from .routers import Routers
@@ -56,16 +57,23 @@ class RecentPrompts:
             self.sorted.remove(self._seen.popleft())
 
 
-def policy_of(settings: Settings, recent: RecentPrompts, routers: Routers | None = None) -> RoutingPolicy:
-    """The policy that ROUTING_POLICY names. `routers`: what feedback taught; None: it is not learned from.
+def policies_of(settings: Settings, experiments: Experiments) -> set[PolicyName]:
+    """All that may decide: the setting's, and those of variants."""
+    of_variants = (variant.policy for experiment in experiments.all for variant in experiment.variants)
+    return {settings.routing.policy, *(name for name in of_variants if name is not None)}
+
+
+def policy_of(settings: Settings, recent: RecentPrompts, routers: Routers | None = None, name: PolicyName | None = None) -> RoutingPolicy:
+    """The policy of this name, or the one that ROUTING_POLICY names. `routers`: what feedback taught; None: it is not learned from.
 
     Raises `ConfigError` where the file of the learned one can't be read.
     """
     routing = settings.routing
-    if routing.policy == "heuristic":
+    name = name or routing.policy
+    if name == "heuristic":
         return HeuristicPolicy(strategy=routing.strategy, cost_weight=routing.cost_weight, weights=Weights(**routing.complexity_weights))
     cold = QuantilePolicy(Burden(routing.strategy, routing.cost_weight), routing.min_quality, recent.sorted)
-    if routing.policy == "quantile":
+    if name == "quantile":
         return cold
     before = _from_file(settings, cold)
     return before if routers is None else FeedbackPolicy(routers.of, before, cold, routing.exploration)
@@ -102,15 +110,28 @@ def rules_of(settings: Settings, catalogue: Catalogue) -> Rules:
     return Rules(equal, models, {tenant: frozenset(given) for tenant, given in routing.tenant_regions.items()})
 
 
-def route_with(settings: Settings, catalogue: Catalogue, routers: Routers | None = None) -> Decide:
+def _cascade(settings: Settings, request: Request, variant: Variant | None) -> Cascade:
+    """As the request says, else its variant, else the settings; off where one model only may be tried, or several answers are wanted."""
+    if not settings.routing.fallback_enabled or request.body.get("n") not in (None, 1):
+        return "off"
+    return request.cascade or (variant and variant.cascade) or settings.routing.cascade
+
+
+def route_with(
+    settings: Settings, catalogue: Catalogue, routers: Routers | None = None, experiments: Experiments = NO_EXPERIMENTS
+) -> Decide:
     """A decision per request; without fallback only its first model is tried."""
     recent, rules = RecentPrompts(), rules_of(settings, catalogue)
-    policy = policy_of(settings, recent, routers)
-    ranked = settings.routing.policy != "heuristic"
+    policies = {name: policy_of(settings, recent, routers, name) for name in policies_of(settings, experiments)}
+    ranked = policies.keys() != {"heuristic"}
+    languages = any(model.languages for model in catalogue.models)
 
     def decide(request: Request, embedding: Vector | None = None) -> Route:
-        features = features_of(request)
-        chosen = route(features, catalogue, price_now, policy, embedding, rules)
+        features, variant = features_of(request, languages=languages), experiments.variant(request.dimensions)
+        if variant is not None and variant.model is not None and features.preferred is None:
+            features = replace(features, preferred=variant.model)
+        policy = policies[(variant and variant.policy) or settings.routing.policy]
+        chosen = route(features, catalogue, price_now, policy, embedding, rules, _cascade(settings, request, variant))
         if ranked and features.requested == "auto":
             recent.add(features)
         if chosen.chosen is not None and chosen.chosen.explored:

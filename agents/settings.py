@@ -209,11 +209,14 @@ class Settings(BaseSettings):
     def hash_for_workers(self) -> str:
         """Hex SHA-256 of all that a worker's behaviour depends on: it is started anew where this differs.
 
-        Covers secrets, the version and the content of the models file.
+        Covers secrets, the version and the content of the models and the experiments file.
         """
         values = {name: _plain(getattr(self, name)) for name in sorted(type(self).model_fields) if name not in _NOT_FOR_WORKERS}
-        models = self.models_file.read_bytes() if self.models_file is not None and self.models_file.is_file() else b""
-        text = json.dumps([version("inference-engine"), values, hashlib.sha256(models).hexdigest()], sort_keys=True, default=str)
+        contents = [
+            hashlib.sha256(path.read_bytes() if path is not None and path.is_file() else b"").hexdigest()
+            for path in (self.models_file, self.routing.experiments_file)
+        ]
+        text = json.dumps([version("inference-engine"), values, contents], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

@@ -1,11 +1,14 @@
 """The groups of the settings, and how a field says which environment name it is read from."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..pipeline.lanes import LawName
+from ..pipeline.unwanted import FallBack
+from ..schemas.requests import Cascade
 
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 DEFAULT_WEIGHTS: Mapping[str, float] = {"length": 0.2, "reasoning": 0.3, "domain": 0.2, "context": 0.15, "output": 0.15}
@@ -127,7 +130,16 @@ class RoutingConfig(Group):
         "ROUTING_TENANT_REGIONS", {}, 'where a tenant\'s data may go, as models.toml names regions, JSON: {"acme": ["eu"]}'
     )
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
+    cascade: Cascade = env(
+        "ROUTING_CASCADE", "off", "off | structure | agreement: cheaper models answer `auto` first, where their answers pass that check"
+    )
+    fallback_on_answers: FallBack = env(
+        "ROUTING_FALLBACK_ON_ANSWERS",
+        "auto",
+        "auto | all | never: requests for which a refusal or a cut-off answer is asked of the next model",
+    )
     circuit_breaker_threshold: int = env("ROUTING_CIRCUIT_BREAKER_THRESHOLD", 5, "failures in a row that pause a model", ge=1)
+    experiments_file: Path | None = env("EXPERIMENTS_FILE", None, "TOML: which variants of policies or models are compared, on whom")
     complexity_weights: Mapping[str, float] = env(
         "ROUTING_COMPLEXITY_WEIGHTS", DEFAULT_WEIGHTS, 'weights of the complexity score, JSON: {"length": 0.2, ...}'
     )

@@ -112,6 +112,8 @@ class SemanticParts:
     keeper: Keeper
     policy: StaticPolicy | Learning
     coalesce: CoalesceSettings
+    judge_similarity: float = 0.85
+    """As `Learning` has it, for the answers of a cascade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class Worker:
         self.batches = BatchStage(self._batch_parts())
         self.calls.batches = self.batches if parts.batches else None
         self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
+        self.judge = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
         self.shards: Shards | None = None
         self.sharing: Sharing | None = None
         self.stages = self._stages()
@@ -235,6 +238,7 @@ class Worker:
             settings=parts.call,
             prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
             hedge=parts.hedge,
+            judge=lambda: self.judge,
         )
 
     def _batch_parts(self) -> BatchParts:

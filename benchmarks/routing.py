@@ -20,16 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 from support import percentile, print_table, say
 
+from inference_engine.agents.routing import price_now
 from inference_engine.cli.evaluate_routing import read_table
 from inference_engine.cli.prompt_embeddings import embeddings_of
+from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.pipeline.complexity import estimate
+from inference_engine.pipeline.feedback import Lesson
 from inference_engine.pipeline.feedback_model import MOST_SCORES, Fitted, Scores, learn
+from inference_engine.pipeline.feedback_policy import FeedbackPolicy
 from inference_engine.pipeline.prompt_features import feature_rows, prompt_features
+from inference_engine.pipeline.route import HeuristicPolicy, RoutingPolicy, features_of, route
 from inference_engine.pipeline.routing_curve import Ends, Predictions, area, choices, cost_curve, grid, outcomes, share_curve
 from inference_engine.pipeline.routing_evaluation import MARGIN, TARGETS, Result, cross_splits, evaluate, one_split, threshold
+from inference_engine.pipeline.routing_policies import QuantilePolicy
 from inference_engine.pipeline.routing_table import Table
 from inference_engine.pipeline.score_model import fit
 from inference_engine.pipeline.table_policies import Rows, learned, rows_of
+from inference_engine.pipeline.taught_router import teach
+from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Identity, Request
 
 DATA = Path(__file__).parent / "data" / "routing"
 SPLITS = 50
@@ -218,6 +227,48 @@ def decision() -> None:
         lines.append((name, *(f"{percentile(times, percent):.2f} ms" for times in (cpu, wall) for percent in (50, 99))))
     columns = ("table", "CPU p50", "CPU p99", "wall p50", "wall p99")
     print_table("One decision of the learned policy, features and choice, without the embedding", columns, lines)
+    _in_the_engine(load("nine_models"))
+
+
+def _in_the_engine(rows: Rows) -> None:
+    """All that the route stage does for a request: what it is like, who can, what that costs, the policy's choice."""
+    assert rows.embeddings is not None
+    catalogue = load_catalogue().for_providers(["openai", "anthropic", "cohere"])
+    able = [model.name for model in catalogue.models if model.enabled and model.auto][: len(rows.table.models)]
+    random = np.random.default_rng(0)
+    order = random.permutation(len(rows))[:MOST_SCORES]
+    chosen = random.integers(0, len(able), len(order))
+    lessons = [
+        Lesson(able[c], float(rows.table.scores[i, c]), tuple(rows.features[i]), rows.embeddings[i], None, 1 / len(able), (), at)
+        for at, (i, c) in enumerate(zip(order, chosen, strict=True))
+    ]
+    state, cold = teach(lessons, random), QuantilePolicy(recent=sorted(random.normal(size=2_000).tolist()))
+    policies: dict[str, RoutingPolicy] = {
+        "heuristic": HeuristicPolicy(),
+        "quantile": cold,
+        "learned, before any feedback": FeedbackPolicy(lambda _: None, cold, cold),
+        f"learned, from {len(lessons):,} scores ({state.status})": FeedbackPolicy(lambda _: state, cold, cold),
+    }
+    lines = []
+    for name, policy in policies.items():
+        wall, cpu = [], []
+        for i in range(1_000):
+            request = _request(rows.table.prompts[i], i)
+            begun = time.perf_counter(), time.thread_time()
+            route(features_of(request), catalogue, price_now, policy, rows.embeddings[i])
+            wall.append(1e3 * (time.perf_counter() - begun[0]))
+            cpu.append(1e3 * (time.thread_time() - begun[1]))
+        lines.append((name, *(f"{percentile(times, percent):.2f} ms" for times in (cpu, wall) for percent in (50, 99))))
+    offered = sum(model.enabled and model.auto for model in catalogue.models)
+    print_table(f"One decision in the engine, {offered} models on offer", ("policy", "CPU p50", "CPU p99", "wall p50", "wall p99"), lines)
+
+
+def _request(prompt: str, number: int) -> Request:
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    return Request(
+        identity=Identity(tenant="t", job="j", custom_id=str(number)), body=body, model="auto", fingerprint="0" * 64, scope="1" * 64,
+        flight=f"{number * 7919 % 16**8:08x}" + "0" * 56, lane=Lane.STANDARD, accepted_ms=0, cache_ttl_s=60,
+    )  # fmt: skip
 
 
 # --- cheaper ---------------------------------------------------------------------------------------------------------

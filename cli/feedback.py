@@ -1,8 +1,9 @@
-"""`inference-engine feedback` and `export-router`: what answers were worth goes in, what was learned from it comes out."""
+"""`inference-engine feedback`, `export-router`, `import-router`: what answers were worth goes in, what was learned from it comes out."""
 
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ import typer
 
 from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
 from ..connectors.state_file import write_atomically
-from ..connectors.taught_file import told, unpack_router
+from ..connectors.taught_file import pack_router, told, unpack_router
 from ..pipeline.errors import ConfigError, Rejected, Unavailable
 from ..pipeline.feedback import line_of, read_feedback
 from ..pipeline.ingest import DEFAULT_JOB
+from ..pipeline.taught_router import TaughtRouter
 from ..schemas.topics import Topics
 from .engine import engine, now_ms
 
@@ -84,6 +86,40 @@ def export_command(
         except OSError as error:
             raise ConfigError(f"{output} can't be written: {error.strerror or error}; nothing was changed. Name another file") from error
         typer.echo(f"Wrote {output}", err=True)
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(help="As `export-router --output` wrote it.")],
+    tenant: Annotated[str | None, typer.Option(help="For whom; default: DEFAULT_TENANT.", show_default=False)] = None,
+) -> None:
+    """Route a tenant by what was exported, until feedback on its own answers has taught enough (50 judged answers)."""
+    found = engine()
+    who = tenant or found.settings.default_tenant
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error.strerror or error}; nothing was changed") from error
+    state = import_router(raw, who, found.running(), found.settings.topics)
+    typer.echo(f"tenant {who!r} is routed by {file} as version {state.version} ({state.status}, {state.lessons:,} judged answers)")
+
+
+def import_router(raw: bytes, tenant: str, brokers: str, topics: Topics) -> TaughtRouter:
+    """As it was published: the tenant's next version. Raises `ConfigError` where the bytes are something else, `Unavailable`."""
+    try:
+        _, exported = unpack_router(raw)
+    except Rejected as error:
+        raise ConfigError(f"{error}; nothing was changed") from error
+    newest = newest_router(tenant, brokers, topics)
+    version = 1 if newest is None else unpack_router(newest)[1].version + 1
+    # Its drifts and times are those of other answers.
+    state = replace(exported, version=version, since_ms=0, drifts=0)
+    producer = BulkProducer(brokers)
+    try:
+        producer.produce(topics.routers, tenant.encode(), pack_router(tenant, state))
+        producer.flush(_FLUSH_S)
+    finally:
+        producer.close()
+    return state
 
 
 def newest_router(tenant: str, brokers: str, topics: Topics) -> bytes | None:

@@ -246,9 +246,15 @@ def report(context: typer.Context) -> None:
     _forward("report", "report_command", context)
 
 
+@app.command(context_settings=_FORWARD)
+def experiment(context: typer.Context) -> None:
+    """Compare the variants of an experiment: cost, latency and feedback, valid however often one looks."""
+    _forward("experiment", "experiment_command", context)
+
+
 @app.command("bootstrap-router", context_settings=_FORWARD)
 def bootstrap_router(context: typer.Context) -> None:
-    """Let the learned routing policy learn from a table of scored answers."""
+    """Let the learned routing policy learn from scored answers: of a table, or of models that are asked, at a price told first."""
     _forward("bootstrap_router", "bootstrap_command", context)
 
 
@@ -262,6 +268,12 @@ def feedback(context: typer.Context) -> None:
 def export_router(context: typer.Context) -> None:
     """Show and save what feedback taught the router."""
     _forward("feedback", "export_command", context)
+
+
+@app.command("import-router", context_settings=_FORWARD)
+def import_router(context: typer.Context) -> None:
+    """Route a tenant by an exported router."""
+    _forward("feedback", "import_command", context)
 
 
 @app.command(context_settings=_FORWARD)

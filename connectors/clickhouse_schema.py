@@ -1,7 +1,9 @@
 """The tables of the cost store, as numbered migrations, and how a cost event becomes a row.
 
-`cost_events_raw` keeps every delivery of every event; `cost_events` shows each event once, under the names that people
-query by. Money arrives as Int128 pico-dollars in columns that exist only during the insert (EPHEMERAL) and is stored
+`cost_events_raw` keeps every delivery of every event; `cost_events` shows each event once, under the names that people query by, `feedback`
+the last word about each answer, `experiment_requests` one row a request of an experiment.
+
+Money arrives as Int128 pico-dollars in columns that exist only during the insert (EPHEMERAL) and is stored
 as Decimal(38, 12): the engine divides by a power of ten, so no digit passes through a float, and Python never builds a
 Decimal per cell.
 """
@@ -54,7 +56,7 @@ _PLAIN = {
 }
 """Column -> type, where the column is the field of `CostEvent` of the same name. The first table has these; later ones are `_ADDED`."""
 
-_ADDED = {"purpose": "LowCardinality(String)"}
+_ADDED = {"purpose": "LowCardinality(String)", "score": "Nullable(Float64)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,33 @@ _EVENTS_VIEW = """CREATE OR REPLACE VIEW cost_events AS SELECT
 FROM cost_events_raw FINAL"""
 """One row per event. Payments that answered no request have no latency, so that averages are over requests."""
 
+_WITH_PURPOSE = _EVENTS_VIEW.replace("kind, lane, error_code", "kind, purpose, lane, error_code")
+
+_FEEDBACK_VIEW = """CREATE OR REPLACE VIEW feedback AS SELECT timestamp, tenant_id, job, request_id, score
+FROM cost_events_raw FINAL WHERE kind = 'feedback'"""
+
+_EXPERIMENTS_VIEW = """CREATE OR REPLACE VIEW experiment_requests AS
+SELECT requests.*, feedback.score AS score FROM (
+  SELECT experiment_id, experiment_variant, tenant_id, job, request_id, any(user_id) AS user_id, min(timestamp) AS timestamp,
+    sum(base_cost) AS cost, sum(ambiguous_cap) AS ambiguous_cap, minOrNullIf(latency_ms, kind = 'answer') AS latency_ms,
+    countIf(kind = 'answer') = 0 AS failed, countIf(cache_hit) > 0 AS cached, anyIf(model_used, kind = 'answer') AS model_used
+  FROM cost_events WHERE experiment_id != ''
+  GROUP BY experiment_id, experiment_variant, tenant_id, job, request_id HAVING countIf(kind IN ('answer', 'error')) > 0
+) AS requests LEFT JOIN feedback USING (tenant_id, job, request_id)"""
+"""Requests that ended. The cost is that of all payments for the request, whatever came of them."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (_raw_table(), _EVENTS_VIEW),
     (
         f"ALTER TABLE cost_events_raw ADD COLUMN IF NOT EXISTS purpose {_ADDED['purpose']}",
-        _EVENTS_VIEW.replace("kind, lane, error_code", "kind, purpose, lane, error_code"),
+        _WITH_PURPOSE,
+    ),
+    (
+        f"ALTER TABLE cost_events_raw ADD COLUMN IF NOT EXISTS score {_ADDED['score']}",
+        # Feedback is no cost: whoever counts rows or kinds of costs does not meet it.
+        f"{_WITH_PURPOSE} WHERE kind != 'feedback'",
+        _FEEDBACK_VIEW,
+        _EXPERIMENTS_VIEW,
     ),
 )
 """Migration n (counted from 1) is MIGRATIONS[n - 1]; each statement may be run again. Never edit one: append."""

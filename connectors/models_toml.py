@@ -119,6 +119,14 @@ def _strings(key: str, value: Any, where: str) -> tuple[str, ...]:
     return tuple(_string(key, v, where) for v in value)
 
 
+def _languages(key: str, value: Any, where: str) -> tuple[str, ...]:
+    codes = _strings(key, value, where)
+    wrong = [code for code in codes if not re.fullmatch("[a-z]{2,3}", code)]
+    if wrong:
+        raise ConfigError(f'{where}: {key} are codes like "en" or "de", not {wrong[0]!r}')
+    return codes
+
+
 def _boolean(key: str, value: Any, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}: {key} is true or false, not {value!r}")
@@ -193,6 +201,7 @@ _PARSERS: dict[str, Callable[[str, Any, str], Any]] = {
     "cache_write_12h_factor": _price,
     "auto": _boolean,
     "region": _string,
+    "languages": _languages,
     "api": _one_of(get_args(Api)),
     "aliases": _strings,
     "switches": _strings,

@@ -1,6 +1,6 @@
 """Feedback meets what was served: in any order and however often, the same lessons.
 
-Completion -> Served, where a router that learns chose the model
+Completion -> Served, where a router that learns chose the model; so is an answer that was held back for being none
 Served + Rated -> LessonRow -> Lesson
 """
 
@@ -10,17 +10,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from ..schemas.costs import CostEvent
 from ..schemas.feedback import FeedbackLine, LessonRow, Rated, Served
-from ..schemas.ledger import Completion
-from ..schemas.requests import Identity
+from ..schemas.ledger import Charged, Completion
+from ..schemas.requests import Identity, Request
 from . import vectors
 from .errors import Rejected
 from .ports import Vector
 from .prompt_features import prompt_features
+from .respond import response_id
 from .text import last_user_text
+from .unwanted import WORTHLESS, refused
 
-REFUSALS = frozenset({"content_filter", "refusal"})
-"""Finish reasons of answers that are none."""
 _LESSON, _ROUTER = b"l", b"r"
 
 
@@ -59,6 +60,13 @@ def line_of(rated: Rated) -> bytes:
     return FeedbackLine(custom_id=rated.identity.custom_id, job=rated.identity.job, score=rated.score).model_dump_json().encode()
 
 
+def event_of(rated: Rated) -> CostEvent:
+    """Its row beside the costs: of several about one answer the last one stands, to the second."""
+    who = rated.identity
+    return CostEvent(event_id=response_id(who, "feedback"), version=rated.at_ms // 1000, kind="feedback", timestamp_ms=rated.at_ms,
+                     request_id=who.custom_id, tenant_id=who.tenant, job=who.job, score=rated.score)  # fmt: skip
+
+
 def served(record: Completion) -> Served | None:
     """What there is to learn from a paid answer; None where no router that learns chose its model."""
     if record.chosen is None:
@@ -67,11 +75,31 @@ def served(record: Completion) -> Served | None:
         identity=record.request.identity,
         model=record.answer.model_used,
         chosen=record.chosen,
-        features=tuple(round(value, 5) for value in prompt_features(last_user_text(record.request.body) or "")),
+        features=_features(record.request),
         embedding=record.embedding,
-        refused=record.answer.finish_reason in REFUSALS,
+        refused=refused(record.answer.body, record.answer.finish_reason),
         at_ms=record.at_ms,
     )
+
+
+def declined(record: Charged) -> Served | None:
+    """What there is to learn from an answer that was held back for being none; None where no router that learns chose a model."""
+    if record.chosen is None or record.discarded not in WORTHLESS:
+        return None
+    return Served(
+        identity=record.request.identity,
+        model=record.model,
+        chosen=record.chosen,
+        features=_features(record.request),
+        embedding=record.embedding,
+        refused=True,
+        attempt=record.attempt,
+        at_ms=record.at_ms,
+    )
+
+
+def _features(request: Request) -> tuple[float, ...]:
+    return tuple(round(value, 5) for value in prompt_features(last_user_text(request.body) or ""))
 
 
 def merged(row: LessonRow | None, news: Served | Rated) -> LessonRow:
@@ -107,8 +135,9 @@ def lesson_of(row: LessonRow) -> Lesson | None:
     )
 
 
-def row_key(identity: Identity) -> bytes:
-    return _LESSON + identity.key
+def row_key(identity: Identity, attempt: str = "") -> bytes:
+    """`attempt`: of an answer that was not given; the one that was given is the request's."""
+    return _LESSON + identity.key + attempt.encode()
 
 
 def router_key(tenant: str) -> bytes:

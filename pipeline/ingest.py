@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ..schemas.record import PICO_PER_USD, JsonObject, Lane
 from ..schemas.requests import Dimensions, EngineOptions, Identity, Request, RequestLine
 from .errors import Rejected
+from .experiments import NO_EXPERIMENTS, Experiments
 from .fingerprint import fingerprint_and_scope, flight_id, unshared
 from .models import Catalogue
 from .text import last_user_text
@@ -49,6 +50,7 @@ class Door:
     """False: every request takes the default lane."""
     max_body_bytes: int = MAX_BODY_BYTES
     default_job: str = DEFAULT_JOB
+    experiments: Experiments = NO_EXPERIMENTS
 
 
 def admit(raw: bytes | None, tenant: str, now_ms: int, door: Door) -> Request:
@@ -115,6 +117,7 @@ def _admit(line: RequestLine, tenant: str, now_ms: int, door: Door) -> Request:
         raise Rejected("body.model must be a string", code="invalid_request")
     model = door.catalogue.resolve(requested)
     preferred = door.catalogue.resolve(engine.preferred_model) if engine.preferred_model else None
+    preferred = None if preferred == "auto" else preferred
     identity = Identity(tenant=tenant, job=engine.job or door.default_job, custom_id=line.custom_id)
     fingerprint, scope = fingerprint_and_scope(tenant, model, body, engine.sample_index)
     if not engine.use_cache:
@@ -127,13 +130,16 @@ def _admit(line: RequestLine, tenant: str, now_ms: int, door: Door) -> Request:
         scope=scope,
         flight=flight_id(fingerprint, identity.key),
         lane=(engine.priority if door.priority_lanes else None) or door.default_lane,
-        dimensions=_dimensions(engine),
+        # Not part of the fingerprint: variants share the caches, so that an experiment costs no hits.
+        dimensions=door.experiments.assigned(identity, _dimensions(engine), free=model == "auto" and preferred is None),
         accepted_ms=now_ms,
         deadline_ms=_deadline(engine.deadline, now_ms),
         use_cache=engine.use_cache,
         shareable=engine.use_cache and _shareable(body),
         cache_ttl_s=door.default_ttl_s if engine.cache_ttl_seconds is None else engine.cache_ttl_seconds,
-        preferred_model=None if preferred == "auto" else preferred,
+        preferred_model=preferred,
+        cascade=engine.cascade,
+        language=None if engine.language is None else engine.language.replace("_", "-").partition("-")[0],
         max_cost_pico=_max_cost(engine.max_cost_usd),
     )
 

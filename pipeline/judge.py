@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from ..schemas.answers import Answer, Told
+from ..schemas.record import JsonObject
 from .numbers import numbers
 
 HEAD = 600
@@ -25,13 +26,23 @@ SHORT = 200
 
 def told(answer: Answer) -> Told | None:
     """What to keep of a complete answer; None where it has no text."""
+    return told_of(answer.body)
+
+
+def text_of(body: JsonObject) -> str | None:
+    """The text of a chat completion, without white space around it; None where it has none."""
     try:
-        content = answer.body["choices"][0]["message"]["content"]
+        content = body["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         return None
-    if not isinstance(content, str) or not content.strip():
+    return content.strip() if isinstance(content, str) and content.strip() else None
+
+
+def told_of(body: JsonObject) -> Told | None:
+    """The same of an answer's body."""
+    text = text_of(body)
+    if text is None:
         return None
-    text = content.strip()
     value = _value(text)
     if value is not None:
         return Told(kind="value", digest=_digest(value))

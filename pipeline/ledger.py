@@ -103,6 +103,11 @@ class Policy:
     max_cost_pico: int | None = None
     """Of certain costs and the caps of ambiguous ones, all attempts together."""
 
+    @property
+    def allowed(self) -> int:
+        """Payments of one flight."""
+        return 1 if self.on_ambiguous == "fail" else self.max_attempts
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -243,13 +248,19 @@ class Ledger:
         unfinished = self._unfinished(row, now_ms, owner)
         if unfinished is not None and not (hedge and isinstance(unfinished, WaitUntil) and row.open_epochs == {owner.epoch}):
             return unfinished
-        allowed = 1 if policy.on_ambiguous == "fail" else policy.max_attempts
-        if row.possibly_paid >= allowed:
+        if row.possibly_paid >= policy.allowed:
             return Exhausted(row.possibly_paid)
         spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
         if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
             return OverCap(spent)
         return Pay(1 + max((a.number for a in row.attempts.values()), default=0))
+
+    def may_pay_more(self, flight: str, *, policy: Policy, cap_pico: int) -> bool:
+        """Whether another attempt would be allowed once those that are under way have ended without an answer, each at its cap."""
+        row = self._row(flight)
+        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
+        affordable = policy.max_cost_pico is None or spent + cap_pico <= policy.max_cost_pico
+        return row.completed is None and row.possibly_paid < policy.allowed and affordable
 
     def leftover(self, flight: str, *, now_ms: int, owner: Owner) -> WaitUntil | BookAmbiguous | None:
         """What is to be done about attempts without an outcome of a flight that has ended; None where there are none.

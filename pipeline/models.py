@@ -76,6 +76,8 @@ class Model:
     cache_write_12h_factor: Decimal | None = None
     """Price of a token written for 12 hours, relative to the plain input price; for models priced by the price table, which does not know
     this kind of token."""
+    languages: tuple[str, ...] = ()
+    """That it answers well, as ISO 639-1 codes; empty: all."""
     region: str = ""
     """Where it answers, in the operator's words, e.g. `eu`; see `TENANT_REGIONS`."""
     why_disabled: str = ""

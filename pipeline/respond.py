@@ -18,6 +18,7 @@ from .judge import told
 from .models import Catalogue
 from .prices import day_of
 from .text import last_user_text
+from .unwanted import OF_A_CASCADE
 
 PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 """Errors that are the owner's alone: others who wait for the same answer go on without it."""
@@ -67,9 +68,11 @@ class Clerk:
                                        model_used=record.model, provider=self._provider(record.model),
                                        ambiguous_cap_pico=record.cap_pico))  # fmt: skip
         if isinstance(record, Charged):
+            # What was held back for another model's answer is that choice's cost: routing has saved so much less.
+            held = _held_back(record) if record.discarded else {}
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, version=1, kind="charged",
                                        attempt_id=record.attempt, model_used=record.model, provider=self._provider(record.model),
-                                       base_cost_pico=record.paid_pico, **_tokens(record.usage)))  # fmt: skip
+                                       base_cost_pico=record.paid_pico, **held, **_tokens(record.usage)))  # fmt: skip
         return Outcome()
 
     def again(self, record: Completion | Failure, now_ms: int) -> AnswerRecord | None:
@@ -91,7 +94,7 @@ class Clerk:
     def _extra(self, record: Completion) -> CostEvent:
         kind = "duplicate" if record.purpose in ANSWERING else record.purpose
         answer = record.answer
-        return _event(record.request, record.at_ms, event_id=record.attempt, version=1, kind=kind, attempt_id=record.attempt,
+        return _event(record.request, record.at_ms, event_id=record.attempt, version=_version(record), kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       purpose=record.purpose, **_tokens(answer.usage))  # fmt: skip
 
@@ -100,7 +103,7 @@ class Clerk:
         answer = record.answer
         assert answer is not None
         attempt = record.source.attempt
-        return _event(owner, record.created_ms, event_id=attempt, version=2, kind="duplicate", attempt_id=attempt,
+        return _event(owner, record.created_ms, event_id=attempt, version=3, kind="duplicate", attempt_id=attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       **_tokens(answer.usage))  # fmt: skip
 
@@ -119,6 +122,7 @@ class Clerk:
             attempts=record.attempts,
             spent_pico=record.spent_pico,
             ambiguous_pico=record.ambiguous_pico,
+            discarded_pico=record.discarded_pico,
             scope=request.scope,
         )
         vector = _vector(record) if cacheable and request.shareable and record.embedding else None
@@ -127,7 +131,7 @@ class Clerk:
     def _paid(self, record: Completion) -> CostEvent:
         request, answer = record.request, record.answer
         account = self.account(answer, request.model, "provider", record.at_ms)
-        return _event(request, record.at_ms, event_id=record.attempt, version=1, kind="answer", purpose=record.purpose,
+        return _event(request, record.at_ms, event_id=record.attempt, version=_version(record), kind="answer", purpose=record.purpose,
                       attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
@@ -160,6 +164,7 @@ class Clerk:
         answer = record.answer
         assert answer is not None
         provider = tier == "provider"
+        discarded = record.discarded_pico if provider else 0
         return ResponseLine(
             id=response_id(waiter.identity, record.flight),
             custom_id=waiter.identity.custom_id,
@@ -172,7 +177,7 @@ class Clerk:
                 ambiguous_cap_usd=usd(record.ambiguous_pico if provider else 0),
                 counterfactual_usd=usd(account.counterfactual),
                 savings=Savings(exact=usd(account.exact), semantic=usd(account.semantic), coalescing=usd(account.coalescing),
-                                routing=usd(account.routing), prefix=usd(account.prefix), batch=usd(account.batch)),
+                                routing=usd(account.routing - discarded), prefix=usd(account.prefix), batch=usd(account.batch)),
                 cache=CacheInfo(
                     tier="none" if tier == "provider" else tier,
                     similarity=None if tier == "exact" else record.source.similarity,
@@ -300,6 +305,16 @@ def _vector(record: Completion) -> VectorRecord | None:
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )
+
+
+def _version(record: Completion) -> int:
+    """An answer that was held back at first has the row of a charged attempt already, whose place its own takes."""
+    return 2 if record.kept else 1
+
+
+def _held_back(record: Charged) -> JsonObject:
+    purpose = "cascade" if record.discarded in OF_A_CASCADE else "fallback"
+    return {"purpose": purpose, "error_code": record.discarded, "saved_routing_pico": -record.paid_pico}
 
 
 def _money(account: SavingsSplit) -> dict[str, int]:

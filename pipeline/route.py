@@ -10,13 +10,14 @@ request, or one whose price is not known. The embedding that the caches made is 
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from ..schemas.record import JsonObject
-from ..schemas.requests import Chosen, Request, Route
+from ..schemas.requests import Cascade, Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
+from .language import NOT_KNOWN, languages_of
 from .models import Catalogue, Model, TierName
 from .ports import Vector
 from .route_rules import Rules
@@ -53,6 +54,10 @@ class RouteFeatures:
     structured: bool = False
     sampling: bool = False
     """A temperature or top_p other than the providers' default."""
+    languages: frozenset[str] = NOT_KNOWN
+    """Of the answer, one of these; empty: any."""
+    language_said: bool = False
+    """The request says so itself."""
     tenant: str = ""
     draw: float = 1.0
     """In [0, 1), as good as drawn at random, and always the same for one flight."""
@@ -92,16 +97,17 @@ class RoutingPolicy(Protocol):
         ...
 
 
-def features_of(request: Request) -> RouteFeatures:
-    """Reads the features from a request."""
+def features_of(request: Request, *, languages: bool = True) -> RouteFeatures:
+    """Reads the features from a request. `languages`: whether a model of the catalogue knows some only."""
     body = request.body
+    text = last_user_text(body) or ""
     tokens, turns, images = _measure(body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     form = body.get("response_format")
     return RouteFeatures(
         requested=request.model,
         preferred=request.preferred_model,
-        text=last_user_text(body) or "",
+        text=text,
         input_tokens=tokens,
         turns=turns,
         max_tokens=limit if isinstance(limit, int) and limit > 0 else None,
@@ -109,6 +115,8 @@ def features_of(request: Request) -> RouteFeatures:
         images=images,
         structured=isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"),
         sampling=body.get("temperature") not in (None, 1) or body.get("top_p") not in (None, 1),
+        languages=frozenset({request.language}) if request.language else languages_of(text) if languages else NOT_KNOWN,
+        language_said=request.language is not None,
         tenant=request.identity.tenant,
         draw=int(request.flight[:13], 16) / 16**13,
     )
@@ -140,9 +148,10 @@ def route(
     policy: RoutingPolicy,
     embedding: Vector | None = None,
     rules: Rules = NO_RULES,
+    cascade: Cascade = "off",
 ) -> Route:
     """An explicit model is honoured, or one that the operator named its equal; `auto` lets the policy choose among the models that can and
-    have a price.
+    have a price. `cascade`: cheaper models are asked before the policy's choice, and their answers checked.
 
     Raises `Rejected` where no model can or may take the request, `Unpriced` where those that can have no known price.
     """
@@ -152,10 +161,13 @@ def route(
     if not offers and features.sampling:
         # Today's models take no temperature; older ones do, and answer rather than refuse what most programs send.
         offers, refused = _offers(features, catalogue, price, rules, named=True)
+    if not offers and features.languages and not features.language_said:
+        # What a prompt looks like is no reason to leave it without an answer.
+        offers, refused = _offers(replace(features, languages=NOT_KNOWN), catalogue, price, rules)
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
-    return _preferring(features, offers, refused, ranking)
+    return _cascaded(features, offers, _preferring(features, offers, refused, ranking), cascade)
 
 
 def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
@@ -210,6 +222,8 @@ def incapable(model: Model, features: RouteFeatures) -> str | None:
         return "takes no response_format"
     if features.sampling and not model.supports_sampling:
         return "takes no temperature or top_p"
+    if model.languages and features.languages and features.languages.isdisjoint(model.languages):
+        return f"does not know the language ({', '.join(sorted(features.languages))})"
     if features.max_tokens is not None and features.max_tokens > model.max_output_tokens:
         return f"answers with at most {model.max_output_tokens:,} tokens"
     if features.input_tokens + (features.max_tokens or 0) > model.context_tokens:
@@ -235,6 +249,25 @@ def _preferring(features: RouteFeatures, offers: Sequence[Offer], refused: dict[
     why = refused.get(preferred, "is not in models.toml")
     reason = f"{ranking.reason}; preferred {preferred} {why}"
     return Route(models=ranking.models, reason=reason, complexity=ranking.complexity, chosen=ranking.chosen)
+
+
+_CHEAP: dict[Cascade, int] = {"off": 0, "structure": 1, "agreement": 2}
+
+
+def _cascaded(features: RouteFeatures, offers: Sequence[Offer], chosen: Route, cascade: Cascade) -> Route:
+    """The cheapest models in front of the policy's choice, where there are so many that cost less, and something to check them by."""
+    explored = chosen.chosen is not None and chosen.chosen.explored
+    checkable = features.structured if cascade == "structure" else not features.tools
+    if cascade == "off" or features.preferred is not None or explored or not checkable:
+        return chosen
+    price = next(offer.cost_pico for offer in offers if offer.model.name == chosen.models[0])
+    cheaper = sorted((o for o in offers if o.cost_pico < price), key=lambda o: (o.cost_pico, -o.model.quality, o.model.name))
+    names = tuple(offer.model.name for offer in cheaper[: _CHEAP[cascade]])
+    if len(names) < _CHEAP[cascade]:
+        return chosen
+    models = (*names, *(name for name in chosen.models if name not in names))
+    reason = f"cascade: {' and '.join(names)}, checked by {cascade}; then {chosen.reason}"
+    return chosen.model_copy(update={"models": models, "reason": reason, "cascade": cascade, "cheap": len(names)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ class AnswerRecord(Record):
     """All that was paid for this flight, failed attempts included."""
     ambiguous_pico: int = 0
     """At most this much may have been paid for it on top: the caps of attempts whose bill is not known."""
+    discarded_pico: int = 0
+    """Of what was spent, for answers that were held back for this one."""
     scope: str = ""
     request: Request | None = None
     """Set where the outcome is the owner's alone (see pipeline/exact.py): the next waiter takes the flight over."""

@@ -14,11 +14,15 @@ class CostEvent(Record):
     v: int = SCHEMA_VERSION
     event_id: str
     version: int = 0
-    kind: Literal["answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding"]
-    """`answer` and `error` rows are one per request; the others are payments that no request was answered with."""
+    kind: Literal[
+        "answer", "error", "ambiguous", "duplicate", "charged", "audit", "judge", "priming", "exploration", "embedding", "feedback"
+    ]
+    """`answer` and `error` rows are one per request; `feedback` says what one was worth; the others are payments that no request was
+    answered with."""
     purpose: str = ""
-    """Of the call: answer, hedge, audit (it paid for what a known answer would have answered) or exploration (its model was taken to
-    learn what its answers are worth). Empty for hits."""
+    """Of the call: answer, hedge, audit (it paid for what a known answer would have answered), exploration (its model was taken to learn
+    what its answers are worth), fallback or cascade (its answer was held back, `error_code` says why, and another model asked). Empty for
+    hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""
@@ -52,3 +56,5 @@ class CostEvent(Record):
     tokens_cached: int = 0
     latency_ms: int = 0
     error_code: str = ""
+    score: float | None = None
+    """Of feedback: 0 useless, 1 as good as can be."""

@@ -50,7 +50,9 @@ class Served(Record):
     embedding: str | None = None
     """base64 of float16, see pipeline/vectors.py."""
     refused: bool = False
-    """The model declined to answer: worth nothing, unless somebody says otherwise."""
+    """The model gave no answer, or half of one: worth nothing, unless somebody says otherwise."""
+    attempt: str = ""
+    """Of an answer that was held back, and another model asked; empty: the one that was given."""
     at_ms: int
 
 

@@ -56,6 +56,10 @@ class Completion(Record):
     attempts: int
     spent_pico: int
     """Certain costs of this flight, this attempt included."""
+    discarded_pico: int = 0
+    """Of them, those of answers that were held back for this one; as far as the worker knows that made it."""
+    kept: bool = False
+    """It was held back, booked as charged, and is given after all: nothing better came."""
     ambiguous_pico: int = 0
     """The caps of the flight's other attempts whose bill is not known: possibly spent on top."""
     at_ms: int
@@ -118,6 +122,10 @@ class Charged(Record):
     reason: str
     request: Request
     at_ms: int
+    discarded: str = ""
+    """Why a readable answer was held back and another model asked, see pipeline/unwanted.py; empty: it was not readable."""
+    chosen: Chosen | None = None
+    embedding: str | None = None
 
 
 class Parked(Record):

@@ -13,6 +13,10 @@ MAX_NAME = 256
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
+Cascade = Literal["off", "structure", "agreement"]
+"""How a cheaper answer is checked: by the form that the request asks for, or by another cheap model's answer that says the same."""
+
+
 class EngineOptions(Record):
     """What this engine understands beyond the OpenAI form."""
 
@@ -29,6 +33,10 @@ class EngineOptions(Record):
     sample_index: int | None = Field(default=None, ge=0)
     """Repeats of one prompt that want different answers number themselves."""
     preferred_model: str | None = None
+    cascade: Cascade | None = None
+    """A cheaper answer first, given where a check accepts it; None: as the operator says."""
+    language: Annotated[str | None, Field(pattern=r"^[a-z]{2,3}([-_][A-Za-z0-9_-]{1,20})?$")] = None
+    """Of the answer, as `de` or `pt-BR`: only models that know it are chosen. None: told from the prompt where that is plain."""
     max_cost_usd: Annotated[str | float | int | None, Field(description="hard cap on all attempts for this request")] = None
 
 
@@ -90,6 +98,9 @@ class Request(Record):
     """False where an answer must not be shared by similarity: tools, images, several choices, no user text."""
     cache_ttl_s: int
     preferred_model: str | None = None
+    cascade: Cascade | None = None
+    language: str | None = None
+    """As the request says; ISO 639-1."""
     max_cost_pico: int | None = None
 
 
@@ -159,6 +170,10 @@ class Route(Record):
     complexity: float | None = None
     chosen: Chosen | None = None
     """None where nothing is to be learned from it."""
+    cascade: Cascade = "off"
+    """How the answers of the first models are checked before one is given."""
+    cheap: int = 0
+    """How many models these are."""
 
 
 class Call(Record):

@@ -11,22 +11,26 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from inference_engine.agents.feedback import FeedbackStage
+from inference_engine.agents.packer import WAIT_S
 from inference_engine.agents.respond import RespondStage
 from inference_engine.agents.routers import Routers
 from inference_engine.agents.safe import DeadLetter
 from inference_engine.connectors.taught_file import pack_router, unpack_router
 from inference_engine.pipeline import vectors
-from inference_engine.pipeline.feedback import Lesson
+from inference_engine.pipeline.feedback import Lesson, declined
 from inference_engine.pipeline.taught_router import TaughtRouter, teach
 from inference_engine.schemas import packets
+from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.feedback import LessonRecord, Rated, Served
-from inference_engine.schemas.ledger import LedgerRecord
+from inference_engine.schemas.ledger import Charged, LedgerRecord
+from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Chosen
 
 from ..pipeline.feedback_support import COSTS, WORTH, lessons
 from ..pipeline.support import identity, request
 from ..pipeline.test_respond import CLERK, completion
 from .support import TOPICS, Clock, MemoryBroker, MemoryRows, event, outbox
+from .virtual_time import run
 
 
 class School:
@@ -180,6 +184,14 @@ async def test_feedback_goes_to_the_partition_of_its_tenant() -> None:
     assert member["score"] == 0.5
 
 
+async def test_feedback_is_kept_beside_the_costs_once_however_often_it_is_delivered() -> None:
+    school = School()
+    for _ in range(2):
+        await school.stage.on_feedback(event(TOPICS.feedback, b'{"custom_id": "r1", "score": 0.5}'))
+    first, second = school.broker.members(TOPICS.costs)
+    assert (first["kind"], first["request_id"], first["score"], first["event_id"]) == ("feedback", "r1", 0.5, second["event_id"])
+
+
 class Replayed:
     """A ledger that has read everything."""
 
@@ -201,6 +213,56 @@ async def test_a_paid_answer_is_a_lesson_where_a_router_that_learns_chose_its_mo
     assert cost.get("purpose", "") == ("exploration" if learning else "answer")
     assert cost["kind"] == "answer"
     assert [m["chosen"]["model"] for m in broker.members(TOPICS.lessons)] == (["small"] if learning else [])
+
+
+async def test_an_answer_that_was_held_back_teaches_that_its_model_was_worth_nothing_beside_what_is_said_of_the_one_given() -> None:
+    broker, school = MemoryBroker(), School()
+    stage = RespondStage(outbox(broker), CLERK, Replayed())
+    asked, chosen = request(), Chosen(model="small", expected=0.4, costs=COSTS)
+    held = Charged(flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=8, usage=Usage(input_tokens=1, output_tokens=1),
+                   reason="refused", discarded="refusal", chosen=chosen, request=asked, at_ms=1)  # fmt: skip
+    given = completion(asked, number=2, attempt="a2", chosen=chosen)
+    given = given.model_copy(update={"answer": given.answer.model_copy(update={"model_used": "large"})})
+    await stage.on_ledger(event(TOPICS.ledger, packets.ledger.encode([held, given])))
+    news: list[LessonRecord] = []
+    for _, value in broker.topics[TOPICS.lessons]:
+        news += packets.lessons.decode(value)
+    await school.take([*news, Rated(identity=asked.identity, score=0.9, at_ms=9)])
+    found = sorted((lesson.model, lesson.score, lesson.expected) for lesson in school.stage._classes["t"].lessons.values())
+    assert found == [("large", 0.9, None), ("small", 0.0, 0.4)]
+
+
+async def test_an_imported_router_stays_until_enough_is_heard_here() -> None:
+    school = School()
+    imported = teach(lessons(200, seed=3), np.random.default_rng(0), version=9)
+    school.broker.topics[TOPICS.routers].append((None, pack_router("t", imported)))
+    school.routers.apply(pack_router("t", imported))
+    await school.take(news_of(lessons(20)))
+    assert school.state().version == 9
+    await school.take(news_of(lessons(120)))
+    assert (school.state().version, school.state().lessons) == (10, 120)
+
+
+def test_a_lesson_keeps_an_urgent_answer_in_work_no_longer_than_its_lane_allows() -> None:
+    """As many ledger records are in work at once as the respond stage may have: a tenth of a second for each would be its whole rate."""
+
+    async def main() -> float:
+        stage = RespondStage(outbox(MemoryBroker()), CLERK, Replayed())
+        chosen = Chosen(model="small", costs=COSTS)
+        for number in range(20):
+            asked = request(f"question {number}", who=identity(f"r{number}")).model_copy(update={"lane": Lane.EXPRESS})
+            await stage.on_ledger(event(TOPICS.ledger, packets.ledger.encode([completion(asked, chosen=chosen)])))
+        return asyncio.get_running_loop().time()
+
+    assert run(main()) <= 20 * 2 * WAIT_S[Lane.EXPRESS]
+
+
+def test_a_cheap_answer_that_only_waited_for_another_to_agree_is_no_lesson() -> None:
+    asked, chosen = request(), Chosen(model="small", costs=COSTS)
+    held = Charged(flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=8, usage=Usage(input_tokens=1, output_tokens=1),
+                   reason="", discarded="agreement", chosen=chosen, request=asked, at_ms=1)  # fmt: skip
+    assert declined(held) is None
+    assert declined(held.model_copy(update={"discarded": "structure"})) is not None
 
 
 def test_an_older_state_never_replaces_a_newer_one() -> None:

@@ -478,3 +478,13 @@ def test_a_call_that_was_made_by_itself_when_its_worker_died_is_taken_up_by_the_
 
     run(main())
     assert set(map(tuple, ended(world).values())) == {("completion",)}
+
+
+def test_a_cascade_is_not_put_into_a_batch_since_its_answers_are_checked_one_after_the_other(world: BatchWorld) -> None:
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            plain = patient()
+            await one.run(plain.model_copy(update={"route": plain.route.model_copy(update={"cascade": "structure", "cheap": 1})}))
+
+    run(main())
+    assert Counter(world.records) == {"intent": 1, "completion": 1}

@@ -1,5 +1,6 @@
 """The router of a worker: the policy that the settings name, the embedding that the caches made, the file that was learned."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +8,18 @@ import numpy as np
 import pytest
 
 from inference_engine.agents.routers import Routers
-from inference_engine.agents.routing import RecentPrompts, policy_of, route_with
+from inference_engine.agents.routing import RecentPrompts, policies_of, policy_of, route_with
 from inference_engine.agents.settings import Settings
 from inference_engine.connectors.router_file import ROUTER_FILE, save_router
 from inference_engine.pipeline.errors import ConfigError
+from inference_engine.pipeline.experiments import Experiment, Experiments, Variant
 from inference_engine.pipeline.feedback_policy import FeedbackPolicy
 from inference_engine.pipeline.models import Catalogue, Model, Prices
-from inference_engine.pipeline.route import HeuristicPolicy, RouteFeatures
+from inference_engine.pipeline.route import TIERS, HeuristicPolicy, RouteFeatures
 from inference_engine.pipeline.router_state import learn_state
 from inference_engine.pipeline.routing_policies import LearnedPolicy, QuantilePolicy
 from inference_engine.schemas.record import Lane
-from inference_engine.schemas.requests import Identity, Request
+from inference_engine.schemas.requests import Dimensions, Identity, Request, Route
 
 from ..pipeline.routing_support import KINDS, easy_and_hard, rows
 
@@ -64,8 +66,6 @@ def test_what_was_learned_routes_from_its_file(tmp_path: Path) -> None:
 
 
 def test_vectors_of_another_embedder_are_not_shown_to_what_was_learned(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     made = rows(easy_and_hard(100))
     vectors = np.eye(100, 16, dtype=np.float32)
     state = learn_state(replace(made, embeddings=vectors), np.random.default_rng(0))
@@ -117,3 +117,47 @@ def test_feedback_routes_only_where_the_learned_policy_is_named(tmp_path: Path) 
     assert made.chosen is not None
     assert made.chosen.model == made.models[0]
     assert route_with(settings(tmp_path, policy="quantile"), catalogue())(request("hi")).chosen is None
+
+
+def test_a_variant_is_routed_by_its_own_policy_or_model(tmp_path: Path) -> None:
+    variants = (Variant("as-now"), Variant("ranked", policy="quantile"), Variant("fixed", model="large"))
+    running = Experiments((Experiment("exp", variants),))
+    decide = route_with(settings(tmp_path), catalogue(), None, running)
+
+    def routed(variant: str, **more: Any) -> Route:
+        dimensions = Dimensions(experiment_id="exp", experiment_variant=variant)
+        return decide(request("What is a cat?").model_copy(update={"dimensions": dimensions, **more}))
+
+    assert "asks for" in routed("as-now").reason
+    assert "recent prompts" in routed("ranked").reason
+    assert routed("fixed").models == ("large", "small")
+    assert routed("fixed", preferred_model="small").models[0] == "small"
+    assert routed("fixed", model="small").models == ("small",)
+    assert "asks for" in routed("unknown").reason
+
+
+def test_a_variant_that_learns_is_told_what_feedback_taught(tmp_path: Path) -> None:
+    running = Experiments((Experiment("exp", (Variant("a"), Variant("b", policy="learned"))),))
+    assert policies_of(settings(tmp_path), running) == {"heuristic", "learned"}
+    assert isinstance(policy_of(settings(tmp_path), RecentPrompts(), Routers(), "learned"), FeedbackPolicy)
+
+
+def test_a_cascade_is_as_the_request_says_else_its_variant_else_the_settings(tmp_path: Path) -> None:
+    running = Experiments((Experiment("exp", (Variant("a"), Variant("b", cascade="structure"))),))
+    hard = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
+
+    def routed(variant: str = "", said: str | None = None, n: int = 1, **routing: Any) -> str:
+        asked = request(hard)
+        body = {**asked.body, "response_format": {"type": "json_object"}, "n": n}
+        dimensions = Dimensions(experiment_id="exp", experiment_variant=variant)
+        changed = asked.model_copy(update={"body": body, "dimensions": dimensions, "cascade": said})
+        models = Catalogue(tuple(replace(m, tier=tier) for m, tier in zip(catalogue().models, TIERS[::2], strict=True)), "large")
+        return route_with(settings(tmp_path, **routing), models, None, running)(changed).cascade
+
+    assert routed() == "off"
+    assert routed(said="structure") == "structure"
+    assert routed(cascade="structure") == "structure"
+    assert routed("b") == "structure"
+    assert routed("b", said="off") == "off"
+    assert routed("b", n=2) == "off"
+    assert routed("b", fallback_enabled=False) == "off"

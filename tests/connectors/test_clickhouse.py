@@ -274,12 +274,13 @@ def test_costs_survive_a_restart_and_migrations_run_once(tmp_path: Path) -> None
 
 
 def test_costs_of_an_earlier_release_stay_and_get_the_new_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = [c for c in COLUMNS if c.name not in ("purpose", "score")]
     with monkeypatch.context() as earlier:
         earlier.setattr("inference_engine.connectors.clickhouse.MIGRATIONS", MIGRATIONS[:1])
-        earlier.setattr("inference_engine.connectors.clickhouse._COLUMN_NAMES", [c.name for c in COLUMNS if c.name != "purpose"])
+        earlier.setattr("inference_engine.connectors.clickhouse._COLUMN_NAMES", [c.name for c in first])
         earlier.setattr(
             "inference_engine.connectors.clickhouse.columns_of",
-            lambda events: [list(map(c.value, events)) for c in COLUMNS if c.name != "purpose"],
+            lambda events: [list(map(c.value, events)) for c in first],
         )
         store = open_embedded(tmp_path)
         store.insert([event("a", base_cost_pico=3)])

@@ -109,3 +109,11 @@ def test_a_model_is_asked_by_the_responses_api_where_its_provider_has_one(own: P
     own.write_text('[models."claude-opus-5-5"]\napi = "responses"\n')
     with pytest.raises(ConfigError, match="anthropic"):
         load_catalogue(own)
+
+
+def test_languages_are_codes(own: Path) -> None:
+    own.write_text('[models."gpt-6-luna"]\nlanguages = ["en", "de"]\n')
+    assert load_catalogue(own).get("gpt-6-luna").languages == ("en", "de")
+    own.write_text('[models."gpt-6-luna"]\nlanguages = ["German"]\n')
+    with pytest.raises(ConfigError, match="codes like"):
+        load_catalogue(own)

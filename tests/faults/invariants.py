@@ -76,7 +76,8 @@ def books(evidence: Evidence) -> Books:
     records = [placed.member for placed in evidence.ledger]
     intents = {i.attempt: i for r in records for i in intents_of(r)}
     completions = {r.attempt: r for r in records if isinstance(r, Completion)}
-    charged = {r.attempt: r for r in records if isinstance(r, Charged)}
+    # One that was held back and given after all is both, and was billed once.
+    charged = {r.attempt: r for r in records if isinstance(r, Charged) and r.attempt not in completions}
     known = completions.keys() | charged.keys()
     ambiguous = {r.attempt: r for r in records if isinstance(r, Ambiguous) and r.attempt not in known}
     unpaid = {r.attempt for r in records if isinstance(r, Unpaid)}

@@ -42,6 +42,15 @@ def test_the_engine_object_is_understood() -> None:
     assert (request.deadline_ms, request.cache_ttl_s, request.max_cost_pico) == (NOW + 60_000, 5, 10**10)
 
 
+@pytest.mark.parametrize(("said", "language"), [("de", "de"), ("pt-BR", "pt"), ("zh_Hant_TW", "zh"), (None, None)])
+def test_a_language_is_named_by_its_code(said: str | None, language: str | None) -> None:
+    assert admit(line(engine={"language": said}), "t", NOW, DOOR).language == language
+
+
+def test_a_language_that_is_no_code_is_refused() -> None:
+    assert "engine.language" in str(refusal(line(engine={"language": "German"})))
+
+
 @pytest.mark.parametrize(("deadline", "seconds"), [("24h", 86400), ("2025-11-24T16:00:00Z", None), (1.5, 1.5), ("90", 90)])
 def test_deadlines_are_seconds_spans_or_instants(deadline: Any, seconds: float | None) -> None:
     request = admit(line(engine={"deadline": deadline}), "t", NOW, DOOR)

@@ -1,5 +1,6 @@
 """Answers, responses and cost rows: every dollar on one row, every saving with one cause."""
 
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -108,6 +109,36 @@ def test_a_charged_attempt_costs_without_an_answer() -> None:
     assert outcome.answer is None
     assert outcome.cost is not None
     assert (outcome.cost.kind, outcome.cost.base_cost_pico, outcome.cost.tokens_input) == ("charged", 7, 3)
+
+
+def held_back(asked: Request, why: str = "refusal") -> Charged:
+    return Charged(flight=asked.flight, attempt="a1", number=1, model="small", paid_pico=80, usage=Usage(input_tokens=10, output_tokens=10),
+                   reason="the model refused to answer", discarded=why, request=asked, at_ms=NOW)  # fmt: skip
+
+
+def test_what_was_paid_for_an_answer_that_was_held_back_is_a_loss_of_routing() -> None:
+    asked = request()
+    cost = CLERK.outcome(held_back(asked)).cost
+    assert cost is not None
+    assert (cost.kind, cost.purpose, cost.error_code) == ("charged", "fallback", "refusal")
+    assert (cost.base_cost_pico, cost.saved_routing_pico, cost.counterfactual_pico) == (80, -80, 0)
+    checked = CLERK.outcome(held_back(asked, "agreement")).cost
+    assert checked is not None
+    assert (checked.purpose, checked.error_code, checked.saved_routing_pico) == ("cascade", "agreement", -80)
+    plain, after = (made(asked, attempt="a2", discarded_pico=pico) for pico in (0, 80))
+    lines = [CLERK.respond(waiter_of(asked), record, NOW)[0].engine.savings.routing for record in (plain, after)]
+    assert Decimal(lines[0]) - Decimal(lines[1]) == Decimal(80).scaleb(-12)
+
+
+def test_an_answer_that_was_given_after_all_takes_the_place_of_its_charge_in_the_costs() -> None:
+    asked = request()
+    charge, given = CLERK.outcome(held_back(asked)).cost, CLERK.outcome(completion(asked, kept=True)).cost
+    assert charge is not None
+    assert given is not None
+    assert (given.event_id, given.kind) == (charge.event_id, "answer")
+    assert given.version > charge.version
+    late = CLERK.in_vain(waiter_of(asked), made(asked, kept=True))
+    assert late.version > given.version
 
 
 def test_an_intent_says_nothing_to_anyone() -> None:

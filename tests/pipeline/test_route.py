@@ -1,6 +1,6 @@
 """Routing: who can and has a price may be chosen, explicit models are honoured, and the reason says why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from inference_engine.pipeline.route import (
     route,
 )
 from inference_engine.schemas.record import Lane
-from inference_engine.schemas.requests import Identity, Request
+from inference_engine.schemas.requests import Cascade, Identity, Request, Route
 
 HARD = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
 
@@ -262,3 +262,82 @@ def test_images_are_seen_and_a_plain_body_needs_nothing() -> None:
     assert (seen.images, seen.text) == (True, "")
     plain = features_of(request({"messages": [{"role": "user", "content": "日本語"}], "temperature": 1, "top_p": 1}))
     assert (plain.tools, plain.images, plain.structured, plain.sampling, plain.max_tokens) == (False, False, False, False, None)
+
+
+SPEAKS = catalogue(
+    model("small", "economy", languages=("en",)), model("medium", "standard", languages=("en", "de")), model("large", "premium")
+)
+
+
+@pytest.mark.parametrize(
+    ("languages", "first"),
+    [(frozenset(), "small"), (frozenset({"en"}), "small"), (frozenset({"de", "nl"}), "medium"), (frozenset({"th"}), "large")],
+)
+def test_a_model_that_does_not_know_the_language_is_not_chosen_and_an_unknown_one_leaves_nobody_out(
+    languages: frozenset[str], first: str
+) -> None:
+    assert chosen(auto("Hi", languages=languages), SPEAKS)[0] == first
+
+
+def test_a_language_that_nobody_knows_is_refused_where_the_request_says_it_and_passed_over_where_it_was_only_told() -> None:
+    only = catalogue(model("small", "economy", languages=("en",)))
+    assert chosen(auto("Hi", languages=frozenset({"th"})), only) == ("small",)
+    with pytest.raises(Rejected, match=r"small does not know the language \(th\)"):
+        chosen(auto("Hi", languages=frozenset({"th"}), language_said=True), only)
+
+
+def test_the_language_is_the_one_that_the_request_says_else_the_one_that_its_last_turn_is_in() -> None:
+    def features(language: str | None = None, *, languages: bool = True) -> RouteFeatures:
+        asked = Request(
+            identity=Identity(tenant="t", job="j", custom_id="1"), model="auto", fingerprint="0" * 64, scope="1" * 64, flight="2" * 64,
+            body={"messages": [{"role": "user", "content": "Ποια είναι η πρωτεύουσα;"}]}, lane=Lane.STANDARD, accepted_ms=0, cache_ttl_s=1,
+            language=language,
+        )  # fmt: skip
+        return features_of(asked, languages=languages)
+
+    assert features().languages == {"el"}
+    assert not features().language_said
+    assert features("de").languages == {"de"}
+    assert features("de").language_said
+    assert features(languages=False).languages == frozenset()
+
+
+class Dearest:
+    """A policy that spares nothing."""
+
+    def rank(self, features: RouteFeatures, embedding: Vector | None, offers: Sequence[Offer]) -> Ranking:
+        return Ranking((max(offers, key=lambda offer: offer.cost_pico).model.name,), "the dearest")
+
+
+def cascaded(kind: Cascade, table: Catalogue = THREE, **changes: Any) -> Route:
+    known: dict[str, Any] = {"structured": True, **changes}
+    return route(auto(**known), table, prices(COSTS), Dearest(), cascade=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "models", "cheap"),
+    [("off", ("large",), 0), ("structure", ("small", "large"), 1), ("agreement", ("small", "medium", "large"), 2)],
+)
+def test_a_cascade_puts_the_cheapest_models_in_front_of_the_policys_choice(kind: Cascade, models: tuple[str, ...], cheap: int) -> None:
+    made = cascaded(kind)
+    assert (made.models, made.cascade, made.cheap) == (models, kind, cheap)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("structure", {"structured": False}), ("agreement", {"tools": True}), ("structure", {"preferred": "medium"})],
+)
+def test_what_can_not_be_checked_or_is_the_callers_own_choice_is_no_cascade(kind: Cascade, changes: dict[str, Any]) -> None:
+    made = cascaded(kind, **changes)
+    assert (made.cascade, made.cheap) == ("off", 0)
+    assert made.models[0] == changes.get("preferred", "large")
+
+
+def test_a_request_that_a_cheap_model_would_get_anyhow_is_no_cascade() -> None:
+    made = route(auto("Hi", structured=True), THREE, prices(COSTS), HeuristicPolicy(), cascade="structure")
+    assert (made.models[0], made.cascade) == ("small", "off")
+
+
+def test_two_answers_are_compared_only_where_two_models_cost_less() -> None:
+    made = cascaded("agreement", catalogue(model("small", "economy"), model("large", "premium")))
+    assert (made.models, made.cascade) == (("large",), "off")
