@@ -81,4 +81,4 @@ def were_paid_for(scene: Scene) -> Iterator[str]:
         yield f"the cost store has {booked} rows of a judge, the ledger {made}"
 
 
-AUDITS = (Fault("random kills with audits and a judge", audits_and_kills, were_paid_for, LEARNED, seeded=True),)
+AUDITS = (Fault("random kills with audits and a judge", audits_and_kills, were_paid_for, LEARNED, latency_ms=400, seeded=True),)
