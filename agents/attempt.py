@@ -44,7 +44,7 @@ Price = Callable[[Model, Usage, str, int], int]
 KEY_REST_S = 60.0
 """So long a key that was refused is not used, where there are others."""
 
-Reemit = Callable[[Completion | Failure], Awaitable[None]]
+Reemit = Callable[[int, Completion | Failure], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class CallParts:
     cap: Cap
     price: Price
     reemit: Reemit
-    """Answers again from a record of the ledger; returns when that is durable."""
+    """Answers again from a record of this partition of the ledger; returns when that is durable."""
     cancelled: Callable[[Request], bool]
     on_ambiguous: Callable[[str], OnAmbiguous]
     """By tenant."""
@@ -87,6 +87,8 @@ class CallParts:
     settings: CallSettings = field(default_factory=CallSettings)
     prices: Callable[[Model, JsonObject], WayPrices] | None = None
     """What a call costs at each tier; None: only the plain one is asked for. Raises `Unpriced`."""
+    awaited: Callable[[int, str], bool] = lambda _partition, _flight: True
+    """Does anyone still wait for what this call of a judge says?"""
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
     judge: Callable[[], Judge | None] = lambda: None

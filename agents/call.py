@@ -161,7 +161,7 @@ class _Payment:
         self._since_ms = parts.now()
         self._choice = Choice(parts, call, lane)
         self._discards = Discards(parts, owned, call, self._choice)
-        self._hedging = Hedging(parts, call.request.identity.tenant)
+        self._hedging = Hedging(parts, call.request.identity.tenant, allowed=not call.judge)
 
     async def settle(self) -> None:
         while True:
@@ -246,6 +246,8 @@ class _Payment:
         )
 
     def _stop(self, candidate: tuple[Model, int] | None) -> ErrorInfo | None:
+        if self._call.judge and not self._p.awaited(self._owned.partition, self._request.flight):
+            return ErrorInfo(code="not_awaited", message="the worker that wanted to know whether answers agree is gone: it is not paid for")
         return why_stop(
             cancelled=self._p.cancelled(self._request),
             now_ms=self._p.now(),
@@ -416,7 +418,7 @@ class _Payment:
             return False
         except Rejected as error:
             return await self._fail(ErrorInfo(code=error.code, message=str(error)))
-        await self._p.reemit(record)
+        await self._p.reemit(self._owned.partition, record)
         return True
 
     async def _fail(self, error: ErrorInfo) -> bool:
@@ -429,6 +431,7 @@ class _Payment:
         flight, ledger = self._request.flight, self._owned.ledger
         attempts, spent = ledger.spent(flight)
         failure = Failure(flight=flight, request=self._request, error=error, attempts=attempts, spent_pico=spent,
+                          purpose="judge" if self._call.judge else "answer",
                           ambiguous_pico=ledger.possibly_spent(flight), at_ms=self._p.now())  # fmt: skip
         await self._book(failure)
         return True

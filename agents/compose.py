@@ -21,14 +21,14 @@ from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.coalesce import load_clustering
-from ..pipeline.errors import ConfigError
+from ..pipeline.errors import ConfigError, Rejected, Unpriced
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.learned import LearnedSettings
 from ..pipeline.models import Catalogue, ProviderName
 from ..pipeline.ports import BatchProvider, Provider, VectorIndex
-from ..pipeline.prices import day_of
+from ..pipeline.prices import day_of, rates
 from ..pipeline.semantic import StaticPolicy
 from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
@@ -40,11 +40,11 @@ from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routers import Routers
-from .routing import policies_of, route_with
+from .routing import policies_of, route_with, rules_of
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
-from .worker import Learning, SemanticParts, Worker, WorkerParts, now_ms
+from .worker import Judging, Learning, SemanticParts, Worker, WorkerParts, now_ms
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +98,7 @@ def _throttle(settings: Settings) -> ThrottleSettings:
     return ThrottleSettings(float(batching.target_latency_p95), bounds, LAWS[batching.lane_law], enabled=held)
 
 
-def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
+def _semantic(settings: Settings, catalogue: Catalogue, folder: Path) -> SemanticParts | None:
     found = embedder_of(settings)
     if found.embedder is None:
         log.warning(f"the semantic tier is off: {found.reason}")
@@ -111,7 +111,7 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
         keeper=EvictionKeeper(
             caching.eviction_policy, caching.semantic_cache_size, caching.max_memory_mb * 1024 * 1024, settings.kafka_partitions
         ),
-        policy=sharing_of(settings),
+        policy=sharing_of(settings, catalogue),
         judge_similarity=caching.judge_similarity,
         coalesce=CoalesceSettings(
             windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
@@ -119,8 +119,8 @@ def _semantic(settings: Settings, folder: Path) -> SemanticParts | None:
     )
 
 
-def sharing_of(settings: Settings) -> StaticPolicy | Learning:
-    """Who may share an answer, and how often that may be wrong."""
+def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learning:
+    """Who may share an answer, and how often that may be wrong. Raises `ConfigError` where the judge can't be asked."""
     caching = settings.caching
     if caching.policy == "static":
         return StaticPolicy(threshold=caching.similarity_threshold)
@@ -132,7 +132,22 @@ def sharing_of(settings: Settings) -> StaticPolicy | Learning:
         own = caching.error_bound_features[feature]
         return Promised(tenant, feature, min(bound, own) if tenant in caching.error_bound_tenants else own)
 
-    return Learning(LearnedSettings(per=caching.error_bound_per, audit_rate=caching.audit_rate), promised, caching.judge_similarity)
+    learned = LearnedSettings(per=caching.error_bound_per, audit_rate=caching.audit_rate)
+    return Learning(learned, promised, caching.judge_similarity, judging_of(settings, catalogue))
+
+
+def judging_of(settings: Settings, catalogue: Catalogue) -> Judging | None:
+    """The model that compares answers; None where their embeddings do. Raises `ConfigError` where it can't be asked, or has no price."""
+    name = settings.caching.judge_model
+    if name is None:
+        return None
+    try:
+        model = catalogue.get(name)
+        rates(model, "standard", day_of(now_ms()))
+    except (Rejected, Unpriced) as error:
+        raise ConfigError(f"CACHE_JUDGE_MODEL can't compare answers: {error}") from None
+    rules = rules_of(settings, catalogue)
+    return Judging(model.name, lambda tenant: rules.forbids(model, tenant) is None)
 
 
 def _call_settings(settings: Settings) -> CallSettings:
@@ -213,7 +228,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
         decide_route=route_with(settings, catalogue, routers, experiments),
         routers=routers,
-        semantic=_semantic(settings, folder),
+        semantic=_semantic(settings, catalogue, folder),
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,
         permits=permits_of(settings),

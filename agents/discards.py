@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ..pipeline.errors import EngineError
+from ..pipeline.exact import waiter_of
 from ..pipeline.judge import by_value, text_of, told_of
 from ..pipeline.ledger import Policy
 from ..pipeline.models import Model
-from ..pipeline.ports import ProviderReply
+from ..pipeline.ports import Case, ProviderReply
 from ..pipeline.structure import violation
 from ..pipeline.unwanted import Why, may_do_better, why_unwanted
 from ..schemas.requests import Call
@@ -73,7 +74,7 @@ class Discards:
 
     def _unwanted(self, reply: ProviderReply) -> Why | None:
         request, whom = self._call.request, self._p.settings.fall_back
-        if whom == "never" or (whom == "auto" and request.model != "auto"):
+        if self._call.judge or whom == "never" or (whom == "auto" and request.model != "auto"):
             return None
         return why_unwanted(request.body, reply.body, reply.finish_reason)
 
@@ -92,11 +93,11 @@ class Discards:
         if own is None or known is None:
             return False
         same = by_value(own, known)
-        judge = self._p.judge()
+        request, judge = self._call.request, self._p.judge()
         if same is None and judge is not None:
             try:
                 async with asyncio.timeout(JUDGE_S):
-                    [same] = await judge.agree(own, [known])
+                    [same] = await judge.agree(own, [known], Case(self._owned.partition, request.scope, waiter_of(request)))
             except (EngineError, TimeoutError) as error:
                 log.warning("two cheap answers could not be compared: the next model is asked", reason=str(error))
         return bool(same)

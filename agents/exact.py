@@ -141,17 +141,16 @@ class ExactStage:
         heirs: set[str] = set()
         batch = _Batch(self, event.partition, heirs)
         members: list[AnswerRecord] = decode(packets.answers, event)
-        for record in members:
-            batch.keep(record)
-        todo = members
+        stands = [batch.keep(record) for record in members]
+        todo = list(zip(members, stands, strict=True))
         while todo:
-            served = [key for record in todo for key in batch.release(record)]
+            served = [key for record, stand in todo for key in batch.release(record, stand)]
             await batch.settle()
             crash_at("after_fan_out")
             batch = _Batch(self, event.partition, heirs)
             batch.forget(served)
             # Whoever joined meanwhile is served in the next round; a flight ends when nobody is left, without a pause in between.
-            todo = [r for r in todo if not batch.land(r)]
+            todo = [(record, stand) for record, stand in todo if not batch.land(record)]
         await batch.settle()
 
 
@@ -229,8 +228,11 @@ class _Batch:
             self._changes[exact.flight_key(fingerprint)] = join.start.model_dump_json().encode()
             self._starts.append(join.forward)
 
-    def keep(self, record: AnswerRecord) -> None:
-        """Stores what may be kept; books the owner's own call as paid in vain where it had another one's answer already."""
+    def keep(self, record: AnswerRecord) -> AnswerRecord:
+        """Stores what may be kept, and returns what is given in the place of this record: itself, or what its owner was given before.
+
+        Books the owner's own call as paid in vain where it had another one's answer already.
+        """
         key = exact.answer_key(record.fingerprint)
         raw = self._read(key)
         kept = AnswerRecord.model_validate_json(raw) if raw is not None else None
@@ -238,16 +240,21 @@ class _Batch:
         if told is not None:
             self._sends.cost(self._s._clerk.in_vain(told, record), told.lane)
             record = record.model_copy(update={"asker": told})
-        if not exact.worth_keeping(record, kept):
-            return
+        stand = exact.stands(record, None if kept is not None and self._s._revoked(kept) else kept, self._now)
+        if stand is not record or record.answer is None or not record.cacheable:
+            return stand
         value = packets.answers.encode_one(record)
         self._changes[key] = value
-        saved = record.answer.paid_pico if record.answer is not None else 0
+        saved = record.answer.paid_pico
         for gone in self._s._keeper.insert(self._p, key, len(value), saved, self._now):
             self._changes[gone] = None
+        return record
 
-    def release(self, record: AnswerRecord) -> list[bytes]:
-        """Serves everyone who waits now; returns their rows' keys, to be forgotten once this is durable."""
+    def release(self, record: AnswerRecord, stand: AnswerRecord) -> list[bytes]:
+        """Serves everyone who waits now: with what stands, followers with the record itself, which is theirs to take or not.
+
+        Returns their rows' keys, to be forgotten once this is durable.
+        """
         served: list[bytes] = []
         heirs: list[Waiter] = []
         for key in list(self._waiting.get(record.fingerprint, ())):
@@ -256,14 +263,14 @@ class _Batch:
                 served.append(key)
                 continue
             row = WaiterRow.model_validate_json(raw)
-            if row.follow is None and exact.only_for_owner(record, row.waiter):
+            if row.follow is None and exact.only_for_owner(stand, row.waiter):
                 heirs.append(row.waiter)
                 continue  # keeps waiting, for a flight of their own
-            self._serve(row, record)
+            self._serve(row, record if row.follow is not None else stand)
             crash_at("in_fan_out")
             served.append(key)
         if heirs:
-            self._take_over(record, heirs)
+            self._take_over(stand, heirs)
         return served
 
     def _serve(self, row: WaiterRow, record: AnswerRecord) -> None:

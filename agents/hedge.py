@@ -14,9 +14,11 @@ Attempted = Tried | None
 class Hedging:
     """The calls of one request, as far as they may be made twice."""
 
-    def __init__(self, parts: CallParts, tenant: str) -> None:
+    def __init__(self, parts: CallParts, tenant: str, *, allowed: bool = True) -> None:
+        """`allowed`: somebody waits for the answer."""
         self._p = parts
         self._tenant = tenant
+        self._allowed = allowed
 
     async def run(
         self,
@@ -45,7 +47,7 @@ class Hedging:
 
     def _after_s(self, tier: Callable[[], str]) -> float | None:
         """Seconds; None where the tenant does not allow to pay twice, or the call has time and is slow for being cheap."""
-        if self._p.hedge.after_s is None or self._p.on_ambiguous(self._tenant) == "fail" or tier() == "flex":
+        if not self._allowed or self._p.hedge.after_s is None or self._p.on_ambiguous(self._tenant) == "fail" or tier() == "flex":
             return None
         self._p.hedges.called()
         return self._p.hedge.wait_s(self._tenant)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from ..pipeline.judge import by_value
-from ..pipeline.ports import Vector
+from ..pipeline.ports import Case, Vector
 from ..schemas.answers import Told
 from .embed import EmbedQueue
 
@@ -22,7 +22,9 @@ class EmbeddingJudge:
         self._similarity = similarity
         self._vectors: OrderedDict[str, Vector | None] = OrderedDict()
 
-    async def agree(self, own: Told, others: Sequence[Told]) -> list[bool | None]:
+    at_once = 1
+
+    async def agree(self, own: Told, others: Sequence[Told], case: Case) -> list[bool | None]:
         values = [by_value(own, other) for other in others]
         open_ = [other for other, value in zip(others, values, strict=True) if value is None]
         if open_:

@@ -17,12 +17,13 @@ import structlog
 
 from ..pipeline.answer_groups import Vote
 from ..pipeline.errors import EngineError
+from ..pipeline.exact import waiter_of
 from ..pipeline.learned import NEIGHBOURS, Candidate, Considered, Fallback, LearnedPolicy, row_of
-from ..pipeline.ports import Judge, Neighbour, Point
+from ..pipeline.ports import Case, Judge, Neighbour, Point
 from ..pipeline.semantic import SharingPolicy
 from ..schemas.answers import Told
 from ..schemas.corrections import Correction
-from ..schemas.requests import Request
+from ..schemas.requests import Request, Waiter
 from .learners import Bounds, Learners, Loaded, Promised
 from .metrics import AUDITS, COMPARED, FALLBACKS
 from .packer import Now
@@ -60,6 +61,8 @@ class _Lesson:
     at_ms: int
     rate: float
     """At which such requests are compared: 1, or for hits that of the audit."""
+    whose: Waiter
+    """Who asked."""
     own: Told | None = None
 
     @property
@@ -84,7 +87,7 @@ class LearnedSharing:
         self._shared: dict[int, OrderedDict[bytes, _Lesson]] = defaultdict(OrderedDict)
         """By who was given another one's answer."""
         self._to_judge: asyncio.Queue[tuple[int, _Lesson]] = asyncio.Queue(TO_JUDGE)
-        self._judging: asyncio.Task[None] | None = None
+        self._judging: set[asyncio.Task[None]] = set()
         self._fallbacks = 0
 
     # --- deciding ---
@@ -191,7 +194,7 @@ class LearnedSharing:
             shared.popitem(last=False)
 
     def _lesson(self, one: Loaded, request: Request, considered: Considered, rate: float) -> _Lesson:
-        return _Lesson(one.promised, request.scope, request.fingerprint, _slim(considered), self._now(), rate)
+        return _Lesson(one.promised, request.scope, request.fingerprint, _slim(considered), self._now(), rate, waiter_of(request))
 
     def corrected(self, correction: Correction) -> None:
         """An answer was reported wrong. Where it was shared by similarity, these two don't agree."""
@@ -228,8 +231,10 @@ class LearnedSharing:
             return
         if not self._to_judge.full():
             self._to_judge.put_nowait((partition, lesson))
-        if self._judging is None or self._judging.done():
-            self._judging = asyncio.create_task(self._judge_all(), name="judge answers")
+        if len(self._judging) < self._judge.at_once:
+            judging = asyncio.create_task(self._judge_all(), name="judge answers")
+            self._judging.add(judging)
+            judging.add_done_callback(self._judging.discard)
 
     async def _judge_all(self) -> None:
         while not self._to_judge.empty():
@@ -244,7 +249,8 @@ class LearnedSharing:
     async def _learn(self, partition: int, lesson: _Lesson) -> None:
         assert lesson.own is not None
         known = [(n.point.id, told) for n in lesson.considered.neighbours if (told := self._answers.told(partition, n.point.id))]
-        said = await self._judge.agree(lesson.own, [told for _, told in known])
+        case = Case(partition, lesson.scope, lesson.whose)
+        said = await self._judge.agree(lesson.own, [told for _, told in known], case)
         votes = [Vote(point, agrees) for (point, _), agrees in zip(known, said, strict=True) if agrees is not None]
         self._teach(partition, lesson, votes)
         best = lesson.considered.best
@@ -284,9 +290,10 @@ class LearnedSharing:
         self._learners.forget(partitions)
 
     async def close(self) -> None:
-        if self._judging is not None:
-            self._judging.cancel()
-            await asyncio.gather(self._judging, return_exceptions=True)
+        judging = list(self._judging)
+        for task in judging:
+            task.cancel()
+        await asyncio.gather(*judging, return_exceptions=True)
         await self._learners.kept()
 
     def shown(self) -> Mapping[str, object]:

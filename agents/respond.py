@@ -1,5 +1,6 @@
 """Runs the respond stage: reads the ledger's records, writes `answers`, `vectors` and `costs`."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ..connectors.crash_points import crash_at
@@ -28,7 +29,15 @@ class Learner(Protocol):
 class RespondStage:
     """A completion, once durable, becomes an answer for everyone who waits."""
 
-    def __init__(self, outbox: Outbox, clerk: Clerk, ledger: Learner) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        clerk: Clerk,
+        ledger: Learner,
+        judged: Callable[[int, Completion | Failure], None] = lambda _partition, _record: None,
+    ) -> None:
+        """`judged` hears how calls of judges end, by partition."""
+        self._judged = judged
         self._out = outbox
         self._clerk = clerk
         self._ledger = ledger
@@ -41,6 +50,8 @@ class RespondStage:
             first = self._ledger.learn(event.partition, event.offset, record)
             if not isinstance(record, Completion | Ambiguous | Charged | Failure):
                 continue  # an intent, or an attempt that cost nothing
+            if isinstance(record, Completion | Failure) and record.purpose == "judge":
+                self._judged(event.partition, record)
             lane = record.request.lane
             outcome = self._clerk.outcome(record, first=first)
             if outcome.answer is not None:

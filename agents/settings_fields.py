@@ -76,6 +76,9 @@ class CachingConfig(Group):
     judge_similarity: float = env(
         "CACHE_JUDGE_SIMILARITY", 0.85, "cosine from which two answers in free text say the same", gt=0, le=1, allow_inf_nan=False
     )
+    judge_model: str | None = env(
+        "CACHE_JUDGE_MODEL", None, "a cheap model that is asked whether two answers in free text say the same; unset: that cosine tells"
+    )
     similarity_threshold: float = env(
         "CACHE_SIMILARITY_THRESHOLD", 0.92, "policy static: cosine from which answers are shared", ge=0, le=1, allow_inf_nan=False
     )

@@ -26,7 +26,7 @@ from ..pipeline.ingest import Door
 from ..pipeline.learned import LearnedSettings
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
-from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
+from ..pipeline.ports import BatchProvider, Embedder, Judge, Provider, VectorIndex
 from ..pipeline.prefix import Terms, terms_of
 from ..pipeline.prices import ServiceTier, day_of, rates
 from ..pipeline.provider_batch import way_prices
@@ -34,6 +34,7 @@ from ..pipeline.respond import Clerk
 from ..pipeline.semantic import StaticPolicy
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
+from ..schemas.requests import Call
 from ..schemas.topics import Topics, TopicSpec
 from .attempt import CallParts, CallSettings
 from .batch_parts import BatchParts
@@ -50,6 +51,7 @@ from .learned import LearnedSharing
 from .learners import Bounds, Learners
 from .ledger import LedgerSettings, LedgerStage
 from .limits import Limits
+from .model_judge import ModelJudge
 from .names import DECISIONS_TABLE, EXACT_TABLE, LESSONS_TABLE, app_id
 from .outbox import Outbox
 from .own_folder import only_worker_in
@@ -92,6 +94,15 @@ IN_WORK: Mapping[str, Limit] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Judging:
+    """A model that compares answers."""
+
+    model: str
+    may: Callable[[str], bool]
+    """Whether a tenant's answers may be shown to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Learning:
     """What the learned decision needs."""
 
@@ -100,6 +111,8 @@ class Learning:
     bounds: Bounds
     judge_similarity: float
     """Cosine from which two answers in free text say the same."""
+    judging: Judging | None = None
+    """None: that cosine is the judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +196,10 @@ class Worker:
         self.batches = BatchStage(self._batch_parts())
         self.calls.batches = self.batches if parts.batches else None
         self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
-        self.judge = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
+        self.likeness = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
         self.shards: Shards | None = None
         self.sharing: Sharing | None = None
+        self.judge: ModelJudge | None = None
         self.stages = self._stages()
 
     def _app(self) -> SafeApp:
@@ -237,8 +251,9 @@ class Worker:
             random=random.random,
             settings=parts.call,
             prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
+            awaited=self._awaited,
             hedge=parts.hedge,
-            judge=lambda: self.judge,
+            judge=lambda: self.likeness,
         )
 
     def _batch_parts(self) -> BatchParts:
@@ -257,7 +272,10 @@ class Worker:
             slack_s=parts.call.intent_slack_s,
         )
 
-    async def _answer_again(self, record: Completion | Failure) -> None:
+    async def _answer_again(self, partition: int, record: Completion | Failure) -> None:
+        if record.purpose == "judge":
+            self._judged(partition, record)
+            return
         answer = self.clerk.again(record, now_ms())
         if answer is not None:
             sends = self.outbox.batch()
@@ -296,7 +314,7 @@ class Worker:
             else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls, self.throttle.at_once),
-            respond=RespondStage(out, self.clerk, self.ledger),
+            respond=RespondStage(out, self.clerk, self.ledger, self._judged),
             learn=FeedbackStage(
                 app.safe_table(LESSONS_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES),
                 out,
@@ -314,7 +332,9 @@ class Worker:
         if isinstance(policy, StaticPolicy):
             return StaticSharing(policy)
         assert self.queue is not None
-        judge = EmbeddingJudge(self.queue, policy.judge_similarity)
+        judge: Judge = EmbeddingJudge(self.queue, policy.judge_similarity)
+        if policy.judging is not None:
+            judge = self.judge = ModelJudge(policy.judging.model, self._ask_judge, judge, policy.judging.may, now_ms)
         sharing = LearnedSharing(Learners(table, policy.settings), policy.bounds, shards, judge, now_ms)
         shards.listener = sharing
         self.corrections.listeners.append(sharing.corrected)
@@ -324,6 +344,18 @@ class Worker:
         share = len(self.app.partitions) / self.parts.partitions
         self.limits.set_share(share)
         self.calls.parts.prefixes.set_share(share)
+
+    async def _ask_judge(self, partition: int, call: Call) -> None:
+        sends = self.outbox.batch()
+        sends.judge(partition, call)
+        await sends.settle()
+
+    def _judged(self, partition: int, record: Completion | Failure) -> None:
+        if self.judge is not None:
+            self.judge.heard(partition, record)
+
+    def _awaited(self, partition: int, flight: str) -> bool:
+        return self.judge is not None and self.judge.awaits(partition, flight)
 
     async def _assigned(self, partitions: frozenset[int]) -> None:
         self._share()
@@ -342,6 +374,8 @@ class Worker:
     async def _revoked(self, partitions: frozenset[int]) -> None:
         if self.sharing is not None:
             await self.sharing.forget(sorted(partitions))
+        if self.judge is not None:
+            self.judge.forget(partitions)
         await self.batches.revoked(partitions)
         await asyncio.gather(
             self.ledger.revoked(partitions),

@@ -20,7 +20,7 @@ from inference_engine.connectors.qdrant import QdrantEdgeIndex
 from inference_engine.connectors.vector_index import BruteForceIndex
 from inference_engine.pipeline.embed import unit_rows
 from inference_engine.pipeline.learned import LearnedPolicy
-from inference_engine.pipeline.ports import Neighbour, Point, VectorIndex, Vectors
+from inference_engine.pipeline.ports import Embedder, Neighbour, Point, VectorIndex, Vectors
 
 DIMENSION = 384
 LIMIT = 8
@@ -99,7 +99,7 @@ def decision_us(found: Sequence[Sequence[Neighbour]]) -> float:
     return 1e6 / per_second(lambda: sum(len(POLICY.consider("where is that", near, 1, str).neighbours) >= 0 for near in found))
 
 
-def whole(embedder: SentenceTransformerEmbedder, texts: Sequence[str]) -> float:
+def whole(embedder: Embedder, texts: Sequence[str]) -> float:
     """Texts per second of one core: embedded 64 at a time, searched among 10,000, decided, kept."""
     index = BruteForceIndex(DIMENSION, clock=lambda: 0)
     fill(index, clustered(10_000, 1))

@@ -3,23 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
+from ..connectors.costs_access import CostReader
 from ..connectors.sink_http import plain_decimal
 
 CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")
 """Why a dollar was not spent, in the order in which the flow credits them."""
 TIERS = ("exact", "semantic", "coalesced")
-
-
-class CostReader(Protocol):
-    """Anything that answers SQL about costs: a store of our own, or the sink's client."""
-
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]: ...
-
-    def close(self) -> None: ...
 
 
 def _zero_by(names: tuple[str, ...]) -> Any:

@@ -1,11 +1,11 @@
 """`cancel`: tells every worker to stop paying for a job; what has no answer yet is answered with the error `cancelled`."""
 
+from ..connectors.costs_access import CostsLocation, open_costs
 from ..connectors.kafka_bulk import write_record
 from ..pipeline.errors import EngineError
 from ..schemas.controls import Cancel
 from ..schemas.topics import Topics
 from .accounts import job_summary
-from .costs_access import CostsLocation, open_costs
 from .submitted import Submissions
 
 

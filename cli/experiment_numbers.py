@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
+from ..connectors.costs_access import CostReader
 from ..pipeline.errors import Rejected
 from ..pipeline.experiments import Unit
 from ..pipeline.sequential import Interval, Sums, difference, mean_of
-from .accounts import CostReader
 
 _MEASURES = (
     ("cost_usd", "Cost of a request", "toFloat64(cost)"),

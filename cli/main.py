@@ -171,11 +171,11 @@ def revoke(
     output: Annotated[str, typer.Option("--format", "-f", help="Of the list: table, tsv, csv or json.")] = "table",
 ) -> None:
     """Take a wrong answer out of the caches, and list everyone it was given to."""
+    from ..connectors.costs_access import open_costs
+    from ..connectors.revocation import correction_of, served
+    from ..connectors.revocation import revoke as take_back
     from ..schemas.requests import Identity
-    from .costs_access import open_costs
     from .engine import engine, now_ms
-    from .revoke import correction_of, served
-    from .revoke import revoke as take_back
     from .sql import Format, print_result
     from .where import costs_location
 

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ..connectors.costs_access import open_costs
 from ..connectors.state_file import write_atomically
 from ..pipeline.errors import EngineError
 from .accounts import CAUSES, TIERS
-from .costs_access import open_costs
 from .display import console_of_output, dollars, heading, shown
 from .report_numbers import Report, Section, gather
 from .report_page import render

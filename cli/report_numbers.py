@@ -5,8 +5,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from ..connectors.costs_access import CostReader
 from ..pipeline.errors import Rejected
-from .accounts import ALL, REQUESTS, CostReader, JobSummary, job_summary
+from .accounts import ALL, REQUESTS, JobSummary, job_summary
 
 BUCKETS = 48
 

@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..connectors.costs_access import open_costs
 from ..connectors.sink_http import encode_result
 from ..pipeline.errors import EngineError
-from .costs_access import open_costs
 from .display import console_of_output, exact
 from .where import costs_location
 

@@ -1,9 +1,9 @@
 """Where this machine keeps the costs, by its settings."""
 
 from ..agents.settings import load_settings
+from ..connectors.costs_access import CostsLocation
 from ..connectors.data_folder import DataFolder
 from .children import SINK
-from .costs_access import CostsLocation
 
 
 def costs_location() -> CostsLocation:

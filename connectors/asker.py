@@ -136,12 +136,15 @@ class Asker:
             raise Unavailable("answers are not being read: the connection to Kafka is lost", retry_after=5.0)
         await self.tell(self._topics.requests, identity, line)
 
-    async def tell(self, topic: str, identity: Identity, line: bytes) -> None:
-        """Returns when Kafka has the record, of the identity's tenant. Raises `Rejected` where it is too large, `Unavailable`."""
+    async def tell(self, topic: str, identity: Identity, line: bytes, *, key: bytes | None = None) -> None:
+        """Returns when Kafka has the record, of the identity's tenant; its key is the identity's where none is given.
+
+        Raises `Rejected` where it is too large, `Unavailable`.
+        """
         if self._producer is None:
             raise Unavailable("Kafka is not connected", retry_after=5.0)
         try:
-            await self._producer.send_and_wait(topic, line, key=identity.key, headers=[("tenant", identity.tenant.encode())])
+            await self._producer.send_and_wait(topic, line, key=key or identity.key, headers=[("tenant", identity.tenant.encode())])
         except MessageSizeTooLargeError as error:
             raise Rejected("the request is larger than Kafka takes: it was not sent; shorten it", code="request_too_large") from error
         except (KafkaError, OSError) as error:

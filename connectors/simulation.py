@@ -1,7 +1,8 @@
 """What a simulated provider answers, counts and charges: one behaviour, served in process and over HTTP.
 
 The answer is a function of the model and the last user message (or comes from a book of known answers), so two runs agree
-to the byte. A token is four bytes of UTF-8, rounded up, plus four tokens around each part of the prompt.
+to the byte. Asked whether answers agree (`pipeline/judge_question.py`), it calls those equal that share half of their words.
+A token is four bytes of UTF-8, rounded up, plus four tokens around each part of the prompt.
 
 Marks in the last user message steer one call: `[[fault:KIND]]`, `[[fault:KIND*3]]` (three times, then well), and
 `[[tokens:200]]` (that many tokens of answer), and `[[answer:lost-card]]` (that word is the answer).
@@ -193,6 +194,8 @@ def answer(asked: Asked, book: Mapping[str, str] | None = None) -> Answered:
 
 
 def _text(asked: Asked, index: int, book: Mapping[str, str] | None) -> str:
+    if asked.text.startswith('{"reference":') and (said := _compared(asked.text)) is not None:
+        return said
     known = book.get(asked.text.strip()) if book else None
     known = known or next((value for kind, value, _ in _MARK.findall(asked.text) if kind == "answer"), None)
     if known is None:
@@ -203,6 +206,17 @@ def _text(asked: Asked, index: int, book: Mapping[str, str] | None) -> str:
         if wanted is not None:
             known = (known * (wanted * 4 // len(known) + 1))[: wanted * 4]
     return orjson.dumps({"answer": known}).decode() if asked.json else known
+
+
+def _compared(question: str) -> str | None:
+    """A judge's reply; None where this is not a judge's question."""
+    try:
+        data = orjson.loads(question)
+        own, others = set(data["reference"].split()), [set(answer.split()) for answer in data["answers"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None
+    same = [number for number, words in enumerate(others, 1) if 2 * len(own & words) >= len(own | words)]
+    return orjson.dumps({"same": same}).decode()
 
 
 def _wanted_tokens(text: str) -> int | None:

@@ -1,6 +1,7 @@
 """The HTTP API: OpenAI's chat completions in front of the topics.
 
 POST /v1/feedback           what an answer was worth, produced to `feedback`
+POST /v1/revocations        an answer was wrong: it leaves the caches, and everyone who was given it is listed
 POST /v1/chat/completions   produced to `requests`, answered from `responses`
 GET  /v1/models, /models    what may be asked for
 GET  /health, /metrics      for machines
@@ -33,6 +34,7 @@ from .keys import Access
 from .measures import Measures
 from .openai_form import JOB, Question, chunks, completion, engine_headers, question_of
 from .refusals import Refusal, of_error, refused
+from .revocations import Costs, look_up, read_report
 
 _LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -49,7 +51,10 @@ class Gateway:
     shown: Callable[[], Iterable[Effective]]
     now_ms: Callable[[], int]
     registry: CollectorRegistry
+    costs: Costs
+    """Of the answers that were given."""
     feedback_topic: str = "feedback"
+    corrections_topic: str = "corrections"
 
     @property
     def catalogue(self) -> Catalogue:
@@ -103,6 +108,18 @@ def _add_questions(app: FastAPI, gateway: Gateway, measures: Measures) -> None:
         except EngineError as error:
             raise of_error(error) from error
         return Response(status_code=202)
+
+    @app.post("/v1/revocations")
+    async def revocations(request: Request) -> JSONResponse:
+        tenant = admitted(gateway, request)
+        identity, reason = read_report(await _payload(request, gateway.door.max_body_bytes), tenant)
+        try:
+            correction, given = await look_up(gateway.costs, identity, reason, gateway.now_ms())
+            line = correction.model_dump_json().encode()
+            await gateway.asker.tell(gateway.corrections_topic, identity, line, key=correction.key)
+        except EngineError as error:
+            raise of_error(error) from error
+        return JSONResponse({"object": "revocation", "source_id": correction.fingerprint, "served": given}, 201)
 
     @app.post("/debug/estimate-complexity")
     async def estimate_complexity(request: Request) -> JSONResponse:

@@ -16,6 +16,7 @@ _STATUS = {
     "provider_rejected": 400,
     "invalid_api_key": 401,
     "unknown_model": 404,
+    "not_served": 404,
     "model_disabled": 404,
     "model_not_allowed": 403,
     "cancelled": 409,
@@ -30,6 +31,8 @@ _STATUS = {
     "provider_unavailable": 503,
     "no_provider": 503,
     "unavailable": 503,
+    "sink_down": 503,
+    "cost_store_down": 503,
     "deadline_passed": 504,
     "no_answer_yet": 504,
 }

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -12,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from ..agents.settings import Settings, load_settings
 from ..agents.settings_shown import effective
 from ..connectors.asker import Asker
+from ..connectors.costs_access import CostsLocation, open_running
+from ..connectors.data_folder import DataFolder
 from ..connectors.models_toml import load_catalogue
 from ..pipeline.complexity import Weights
 from ..pipeline.errors import ConfigError
@@ -34,8 +37,16 @@ def gateway_of(settings: Settings) -> Gateway:
         shown=lambda: effective(settings),
         now_ms=lambda: time.time_ns() // 1_000_000,
         registry=CollectorRegistry(),
+        costs=partial(open_running, costs_of(settings)),
         feedback_topic=settings.topics.feedback,
+        corrections_topic=settings.topics.corrections,
     )
+
+
+def costs_of(settings: Settings) -> CostsLocation:
+    """A server where CLICKHOUSE_URL names one, else the sink of this machine."""
+    folder = DataFolder(settings.data_dir)
+    return CostsLocation(settings.clickhouse_url, folder.state_file("sink"), folder.costs)
 
 
 def app_of_environment() -> FastAPI:

@@ -137,11 +137,14 @@ def told_before(record: AnswerRecord, kept: AnswerRecord | None) -> Waiter | Non
     return kept.asker if own and kept is not None else None
 
 
-def worth_keeping(record: AnswerRecord, kept: AnswerRecord | None) -> bool:
-    """An answer of the owner's own call does not give way to a shared one."""
-    if record.answer is None or not record.cacheable:
-        return False
-    return record.source.tier == "provider" or kept is None or kept.owner != record.owner or kept.source.tier != "provider"
+def stands(record: AnswerRecord, kept: AnswerRecord | None, now_ms: int) -> AnswerRecord:
+    """What is given from now on. An answer that its owner was given is given as long as it lives, whatever comes after it for the same
+    owner: redelivered, a request may end a second time and otherwise, as a follower of somebody else or by its own call, and whoever
+    waited is told one thing only. `kept`: the answer that is there; None where it was taken back.
+    """
+    if kept is not None and kept.owner == record.owner and fresh(kept, now_ms, kept.ttl_s):
+        return kept
+    return record
 
 
 def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:

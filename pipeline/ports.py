@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..schemas.answers import Told, Usage
 from ..schemas.costs import CostEvent
 from ..schemas.record import JsonObject
+from ..schemas.requests import Waiter
 from .errors import EngineError
 from .models import Model
 from .provider_batch import BatchTraits
@@ -209,10 +210,23 @@ class VectorIndex(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Why answers are compared: a judge that costs money books it to the request whose answer is the new one."""
+
+    partition: int
+    """Of the scope."""
+    scope: str
+    whose: Waiter
+
+
 class Judge(Protocol):
     """Compares answers whose values don't tell whether they say the same. Works beside the requests, never before one."""
 
-    async def agree(self, own: Told, others: Sequence[Told]) -> list[bool | None]:
+    at_once: int
+    """Comparisons that it makes side by side."""
+
+    async def agree(self, own: Told, others: Sequence[Told], case: Case) -> list[bool | None]:
         """For each of the others whether it says the same as `own`; None where that can't be told. Raises `EngineError`."""
         ...
 

@@ -61,7 +61,7 @@ class Clerk:
         if isinstance(record, Completion):
             return self._completed(record) if first and record.purpose in ANSWERING else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
-            return self._failed(record)
+            return self._failed(record) if record.purpose != "judge" else Outcome()
         if isinstance(record, Ambiguous):
             # Version 0: should it turn out what the attempt has cost, that row takes this one's place.
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="ambiguous", attempt_id=record.attempt,

@@ -98,6 +98,8 @@ class Failure(Record):
     type: Literal["failure"] = "failure"
     v: int = SCHEMA_VERSION
     flight: str
+    purpose: Purpose = "answer"
+    """`judge`: nobody was to be answered."""
     request: Request
     error: ErrorInfo
     attempts: int

@@ -187,6 +187,9 @@ class Call(Record):
     """base64 of float16, see pipeline/vectors.py."""
     audit: bool = False
     """A known answer would have been shared; the request is paid for all the same, so that the two can be compared."""
+    judge: bool = False
+    """It asks a model whether known answers agree. Nobody is answered by it: the request is the engine's own, under the identity of the
+    one that it is booked to."""
 
 
 Lookup.model_rebuild()

@@ -83,8 +83,12 @@ class LearningFlow(Flow):
     async def settle(self) -> None:
         """Hands records on until nothing new comes, and everything that came is compared; what is to be kept by now is."""
         await self.run()
-        if self.learned._judging is not None:
-            await self.learned._judging
+        for _ in range(1_000):
+            if not self.learned._judging:
+                break
+            await asyncio.wait(self.learned._judging, timeout=0.005)
+            await self.run()
+        assert not self.learned._judging, "answers are compared, and never come to an end"
         await asyncio.gather(*(one.writing for one in self.learned._learners.all() if one.writing is not None))
 
     async def ask_as(self, tenant: str, custom_id: str, text: str) -> None:

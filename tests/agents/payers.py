@@ -148,7 +148,7 @@ def make(
         new_epoch=lambda: f"e{next(world.epochs)}", settings=LedgerSettings(),
     )  # fmt: skip
 
-    async def reemit(record: Completion | Failure) -> None:
+    async def reemit(_partition: int, record: Completion | Failure) -> None:
         world.reemitted.append(record)
 
     limits = Limits(world.permits, clock=asyncio.get_running_loop().time, keys=keys_of({"simulated": world.provider}))

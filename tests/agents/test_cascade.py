@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inference_engine.pipeline.errors import EngineError, Unavailable
 from inference_engine.pipeline.models import Catalogue, Model
-from inference_engine.pipeline.ports import Judge, ProviderReply
+from inference_engine.pipeline.ports import Case, Judge, ProviderReply
 from inference_engine.schemas.answers import Told
 from inference_engine.schemas.ledger import Charged, Completion, Failure
 from inference_engine.schemas.requests import Call, Route
@@ -103,10 +103,12 @@ def test_the_second_of_two_cheap_answers_that_agree_is_given_else_the_better_mod
 class Says:
     """A judge of one opinion."""
 
+    at_once = 1
+
     def __init__(self, opinion: bool | EngineError | None, after_s: float = 0.0) -> None:
         self._opinion, self._after_s = opinion, after_s
 
-    async def agree(self, own: Told, others: Sequence[Told]) -> list[bool | None]:
+    async def agree(self, own: Told, others: Sequence[Told], case: Case) -> list[bool | None]:
         await asyncio.sleep(self._after_s)
         if isinstance(self._opinion, EngineError):
             raise self._opinion

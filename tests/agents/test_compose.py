@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 
 from inference_engine.agents.compose import compose, sharing_of
-from inference_engine.agents.settings import CachingConfig, Settings
+from inference_engine.agents.settings import CachingConfig, RoutingConfig, Settings
 from inference_engine.agents.worker import Learning
+from inference_engine.connectors.models_toml import load_catalogue
+from inference_engine.pipeline.errors import ConfigError
 from inference_engine.pipeline.semantic import StaticPolicy
+
+
+def shared_by(caching: CachingConfig, routing: RoutingConfig | None = None) -> StaticPolicy | Learning:
+    settings = Settings(kafka_brokers="127.0.0.1:9", caching=caching, routing=routing or RoutingConfig())
+    return sharing_of(settings, load_catalogue().for_providers(["openai"]))
 
 
 @pytest.mark.parametrize(("enabled", "size"), [(True, 7), (False, 1_000)])
@@ -30,14 +37,29 @@ def test_cache_prefix_settings_are_the_workers(enabled: bool, size: int, tmp_pat
 )
 def test_the_error_bound_is_the_features_and_of_two_that_are_named_the_stricter(tenant: str, feature: str, bound: float) -> None:
     caching = CachingConfig(error_bound=0.02, error_bound_tenants={"acme": 0.005}, error_bound_features={"legal": 0.0, "jokes": 0.1})
-    found = sharing_of(Settings(kafka_brokers="127.0.0.1:9", caching=caching))
+    found = shared_by(caching)
     assert isinstance(found, Learning)
     assert found.bounds(tenant, feature).bound == bound
 
 
 def test_the_default_policy_is_the_one_that_keeps_a_bound_and_static_is_the_threshold() -> None:
-    learning = sharing_of(Settings(kafka_brokers="127.0.0.1:9", caching=CachingConfig()))
+    learning = shared_by(CachingConfig())
     assert isinstance(learning, Learning)
     assert (learning.bounds("t", "").bound, learning.settings.per) == (0.01, "request")
-    static = sharing_of(Settings(kafka_brokers="127.0.0.1:9", caching=CachingConfig(policy="static", similarity_threshold=0.95)))
+    static = shared_by(CachingConfig(policy="static", similarity_threshold=0.95))
     assert static == StaticPolicy(threshold=0.95)
+
+
+def test_a_model_judges_answers_where_one_is_named_and_only_those_of_tenants_that_may_use_it() -> None:
+    assert shared_by(CachingConfig()).judging is None  # type: ignore[union-attr]
+    caching = CachingConfig(judge_model="gpt-4o-mini")
+    found = shared_by(caching, RoutingConfig(tenant_models={"acme": ("gpt-4o",)}, tenant_regions={"globex": ("eu",)}))
+    assert isinstance(found, Learning)
+    assert found.judging is not None
+    assert found.judging.model == "gpt-4o-mini"
+    assert [found.judging.may(tenant) for tenant in ("anybody", "acme", "globex")] == [True, False, False]
+
+
+def test_a_judge_that_nobody_knows_ends_the_start() -> None:
+    with pytest.raises(ConfigError, match="CACHE_JUDGE_MODEL"):
+        shared_by(CachingConfig(judge_model="gpt-of-nowhere"))

@@ -1,6 +1,7 @@
 """The exact stage over rows: one flight per fingerprint, every waiter answered once, nothing released before it is durable."""
 
 import asyncio
+from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from inference_engine.agents.exact import ExactStage
 from inference_engine.agents.safe import DeadLetter
+from inference_engine.pipeline.exact import shared
 from inference_engine.pipeline.respond import failed
 from inference_engine.schemas import packets
 from inference_engine.schemas.answers import AnswerRecord, ErrorInfo
@@ -15,7 +17,7 @@ from inference_engine.schemas.costs import CostEvent
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Follow, Lookup, Miss, Request
 
-from ..pipeline.support import identity, request
+from ..pipeline.support import NOW, answer, identity, request
 from ..pipeline.test_respond import CLERK, completion, made
 from .support import TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event, outbox
 
@@ -27,6 +29,7 @@ class World:
     def __init__(self) -> None:
         self.rows, self.broker, self.clock = MemoryRows(), MemoryBroker(), Clock()
         self.cancelled: set[str] = set()
+        self.revoked: set[str] = set()
         self.restart()
 
     def restart(self) -> None:
@@ -38,6 +41,7 @@ class World:
             self.clock,
             lease_ms=60_000,
             cancelled=lambda r: r.identity.job in self.cancelled,
+            revoked=lambda r: r.source.fingerprint in self.revoked,
         )
 
     async def ask(self, *requests: Request, follow: Follow | None = None) -> None:
@@ -295,3 +299,56 @@ async def test_a_follower_that_also_completed_its_own_call_has_one_answer_row_an
     assert sum(row.base_cost_pico for row in rows.values()) == own.cost.base_cost_pico
     told = {r["engine"]["cache"]["tier"] for r in world.broker.responses() if r["custom_id"] == "r2"}
     assert told == {"none" if own_first else "semantic"}
+
+
+def saying(request: Request, text: str) -> AnswerRecord:
+    return made(request, answer=answer(text))
+
+
+def ways_to_end(request: Request) -> dict[str, AnswerRecord]:
+    """How one request can end, redelivered: by its own call, or with the answer of one source or another."""
+    ways = {"own": saying(request, "its own")}
+    for name in ("one", "other"):
+        source = saying(asked(name, f"What is {name}?"), f"that of {name}")
+        follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.95)
+        ways[name] = shared(source, Lookup(request=request, follow=follow), NOW)
+    return ways
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("order", list(permutations(["own", "one", "other"], 2)))
+async def test_a_request_that_ends_twice_and_otherwise_is_one_thing_to_everyone_whatever_is_delivered_again(
+    order: tuple[str, str], at_once: bool
+) -> None:
+    world = World()
+    owner, waiter = asked("r1"), asked("r2")
+    ways = ways_to_end(owner)
+    await world.ask(owner, waiter)
+    if at_once:
+        await asyncio.gather(*(world.answer(ways[name]) for name in order))
+    else:
+        for name in order:
+            await world.answer(ways[name])
+            await world.ask(owner, waiter)
+    world.restart()
+    await world.stage.assigned([0])
+    await world.ask(owner, waiter, asked("r3"))
+    told = {(r["custom_id"], r["id"], r["response"]["body"]["choices"][0]["message"]["content"]) for r in world.broker.responses()}
+    assert sorted(name for name, _, _ in told) == ["r1", "r2", "r3"]
+    assert len({said for _, _, said in told}) == 1
+
+
+@pytest.mark.parametrize("gone", ["revoked", "old"])
+async def test_an_answer_that_was_taken_back_or_is_too_old_gives_way_to_the_next_one(gone: str) -> None:
+    world = World()
+    ways = ways_to_end(asked("r1"))
+    await world.ask(asked("r1"))
+    await world.answer(ways["one"])
+    if gone == "revoked":
+        world.revoked.add(ways["one"].source.fingerprint)
+    else:
+        world.clock.ms += 1000 * ways["one"].ttl_s + 1
+    own = ways["own"].model_copy(update={"created_ms": world.clock.ms})
+    await world.answer(own)
+    await world.ask(asked("r2"))
+    assert [r["response"]["body"]["choices"][0]["message"]["content"] for r in world.broker.responses()] == ["that of one", "its own"]

@@ -41,6 +41,7 @@ from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
 from inference_engine.schemas.answers import Usage
+from inference_engine.schemas.ledger import Completion, Failure
 from inference_engine.schemas.record import JsonObject, Lane
 from inference_engine.schemas.requests import Request, Route
 
@@ -106,7 +107,7 @@ class Flow:
 
     async def start(self) -> None:
         """Makes the stages anew, as after a crash: what is not in a topic or a row is gone."""
-        out = Outbox(self.append, TOPICS, 1)
+        out = self.out = Outbox(self.append, TOPICS, 1)
         clerk = Clerk(self.models)
         self.ledger = LedgerStage(
             topic=TOPICS.ledger,
@@ -154,16 +155,25 @@ class Flow:
         for _, value in self.broker.topics[TOPICS.corrections]:
             self.corrections.apply(value)
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
-        self.respond = RespondStage(out, clerk, self.ledger)
+        self.respond = RespondStage(out, clerk, self.ledger, self.judged)
 
     def share(self, queue: EmbedQueue | None) -> Sharing:
         return StaticSharing(POLICY)
+
+    def judged(self, partition: int, record: Completion | Failure) -> None:
+        """A judge's call has ended."""
+
+    def awaited(self, partition: int, flight: str) -> bool:
+        return True
 
     def _route(self, request: Request, embedding: Vector | None = None) -> Route:
         return Route(models=("small" if request.model == "auto" else request.model,), reason="test")
 
     def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
-        async def reemit(record: Any) -> None:
+        async def reemit(partition: int, record: Any) -> None:
+            if record.purpose == "judge":
+                self.judged(partition, record)
+                return
             sends = out.batch()
             answer = clerk.again(record, self.clock())
             assert answer is not None
@@ -181,6 +191,7 @@ class Flow:
             reemit=reemit,
             cancelled=lambda _: False,
             on_ambiguous=lambda _: "retry",
+            awaited=self.awaited,
             now=self.clock,
             sleep=asyncio.sleep,
             random=lambda: 0.0,

@@ -8,9 +8,12 @@ import numpy as np
 from inference_engine.agents.embed import EmbedQueue
 from inference_engine.agents.judge import EmbeddingJudge
 from inference_engine.connectors.embedder import HashEmbedder
-from inference_engine.pipeline.ports import Embedded
+from inference_engine.pipeline.ports import Case, Embedded
 from inference_engine.schemas.answers import Told
 from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Identity, Waiter
+
+CASE = Case(0, "s", Waiter(identity=Identity(tenant="t", job="j", custom_id="r"), lane=Lane.STANDARD, model="small", accepted_ms=0))
 
 
 def text(words: str) -> Told:
@@ -36,13 +39,13 @@ async def test_free_text_agrees_from_the_given_cosine_on_and_each_answer_is_embe
     own = text("open the app and choose your card in the list")
     near, far = text("open the app and choose your card in that list"), text("the weather will be fine tomorrow")
     for _ in range(2):
-        assert await judge.agree(own, [near, far, Told(kind="value", digest="yes")]) == [True, False, False]
+        assert await judge.agree(own, [near, far, Told(kind="value", digest="yes")], CASE) == [True, False, False]
     assert sorted(t for batch in embedder.batches for t in batch) == sorted([own.text, near.text, far.text])
 
 
 async def test_what_the_embedder_does_not_see_whole_is_not_judged() -> None:
     judge = EmbeddingJudge(EmbedQueue(Counting()), 0.8)
-    assert await judge.agree(text("it is too long"), [text("it is too long, too")]) == [None]
+    assert await judge.agree(text("it is too long"), [text("it is too long, too")], CASE) == [None]
 
 
 async def test_requests_of_every_lane_are_embedded_before_answers() -> None:

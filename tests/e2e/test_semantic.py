@@ -2,9 +2,14 @@
 
 import json
 import shutil
+import socket
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
 
 from inference_engine.schemas import packets
@@ -30,6 +35,27 @@ def similar(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
             yield engine
         finally:
             engine.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def posted(port: int, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """None where nobody listens yet."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", data=orjson.dumps(body), headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            said: dict[str, Any] = orjson.loads(response.read())
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read()) from error
+    except urllib.error.URLError:
+        return None
+    return said
 
 
 def worker_of(engine: Engine) -> Process:
@@ -111,9 +137,29 @@ def test_a_wrong_answer_is_taken_back_on_the_running_worker_and_everyone_it_was_
         ("cheque-near", "near", "semantic"),
     ]
     until(lambda: worker_of(similar).health()["corrections"], "the worker has heard of it", within_s=30)
-    again = similar.ask("cheque-again", [row(f"r{i}", text) for i, text in enumerate(texts)])
-    assert sorted(line.engine.cache.tier == "none" for line in again.values()) == [False, True]
+    again = [similar.ask(f"cheque-again-{i}", [row("r", text)])["r"].engine.cache.tier for i, text in enumerate(texts)]
+    assert again == ["none", "semantic"]
     assert sum(similar.provider.billed(MODEL, texts).values()) == 2
     unknown = similar.command("revoke", "cheque-near", "nobody")
     assert unknown.code != 0
     assert "nothing was taken back" in unknown.err
+
+
+def test_the_gateway_takes_a_wrong_answer_back_as_the_command_does(similar: Engine) -> None:
+    texts = ("Where can I see the limit of my credit card?", "Where do I see the limit of my credit card?")
+    if not (similar.home / "sink.json").exists():
+        similar.start_sink()
+    similar.ask("limit", [row("paid", texts[0])])
+    assert similar.ask("limit-near", [row("near", texts[1])])["near"].engine.cache.tier == "semantic"
+    heard = worker_of(similar).health()["corrections"]
+    port = free_port()
+    similar.start("gateway", "gateway", "--no-start", "--port", str(port))
+    until(lambda: len(similar.sink_sql("SELECT request_id FROM cost_events WHERE startsWith(job, 'limit')")) == 2, "both are in the costs")
+    said = until(lambda: posted(port, "/v1/revocations", {"job": "limit-near", "custom_id": "near"}), "the gateway listens", within_s=60)
+    assert [(r["job"], r["custom_id"], r["cache_tier"]) for r in said["served"]] == [
+        ("limit", "paid", "none"),
+        ("limit-near", "near", "semantic"),
+    ]
+    until(lambda: worker_of(similar).health()["corrections"] > heard, "the worker has heard of it", within_s=30)
+    again = [similar.ask(f"limit-again-{i}", [row("r", text)])["r"].engine.cache.tier for i, text in enumerate(texts)]
+    assert again == ["none", "semantic"]

@@ -199,14 +199,18 @@ def bounded(evidence: Evidence) -> Found:
             yield f"attempt {attempt} was billed {count} times"
 
 
+ONCE = ("answer", "audit", "judge", "exploration")
+"""Purposes of calls that are over once one of their flight is completed."""
+
+
 def after_the_end(evidence: Evidence) -> Found:
     ended: set[str] = set()
     for placed in evidence.ledger:
         record: LedgerRecord = placed.member
-        if isinstance(record, Completion) and record.purpose in ("answer", "audit", "exploration"):
+        if isinstance(record, Completion) and record.purpose in ONCE:
             ended.add(record.flight)
         for intent in intents_of(record):
-            if intent.purpose in ("answer", "audit", "exploration") and intent.flight in ended:
+            if intent.purpose in ONCE and intent.flight in ended:
                 yield f"attempt {intent.attempt} of flight {intent.flight[:12]} was intended after its completion (offset {placed.offset})"
 
 

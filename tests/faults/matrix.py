@@ -1,5 +1,6 @@
 """All faults, in the order in which they are run."""
 
+from .audits import AUDITS
 from .batches import BATCHES
 from .brokers import BROKERS
 from .disks import DISKS
@@ -9,4 +10,4 @@ from .poison import POISON
 from .providers import PROVIDERS
 from .stores import STORES
 
-MATRIX: tuple[Fault, ...] = (*KILLS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)
+MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)

@@ -242,8 +242,10 @@ class Stage:
         """Where requests come in: anybody's, and those of jobs."""
         return self.engine.topics.requests, self.engine.topics.bulk_requests
 
-    def while_asking(self, work: Callable[[], None], *, every_s: float = 0.3, count: int = 12, **how: Any) -> None:
-        """Asks on while `work` breaks things."""
+    def while_asking(
+        self, work: Callable[[], None], *, every_s: float = 0.3, count: int = 12, ask: Callable[[], None] | None = None, **how: Any
+    ) -> None:
+        """Asks on while `work` breaks things: as `ask` does, else `count` rows at a time."""
         done = threading.Event()
         failed: list[BaseException] = []
 
@@ -258,7 +260,7 @@ class Stage:
         breaking = threading.Thread(target=break_things, daemon=True)
         breaking.start()
         while not done.wait(every_s):
-            self.ask(count, **how)
+            ask() if ask is not None else self.ask(count, **how)
         breaking.join()
         if failed:
             raise failed[0]

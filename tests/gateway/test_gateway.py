@@ -6,9 +6,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
@@ -26,6 +27,7 @@ from inference_engine.connectors.kafka_admin import create_topics
 from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.gateway.app import Gateway, create_app
 from inference_engine.gateway.keys import Access, Keys, load_keys
+from inference_engine.gateway.revocations import Costs
 from inference_engine.pipeline.complexity import Weights
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.pipeline.feedback import read_feedback
@@ -50,12 +52,27 @@ class House:
         return AsyncOpenAI(api_key=key, base_url=f"{self.url}/v1", max_retries=0)
 
 
+@contextmanager
+def no_costs() -> Iterator[Any]:
+    raise Unavailable("no sink runs", code="sink_down")
+    yield
+
+
 @asynccontextmanager
 async def house(
-    kafka: str, prefix: str, behaviour: Behaviour, *, timeout_s: float = 20.0, keys: Keys | None = None, ask_again_s: float = 30.0
+    kafka: str,
+    prefix: str,
+    behaviour: Behaviour,
+    *,
+    timeout_s: float = 20.0,
+    keys: Keys | None = None,
+    ask_again_s: float = 30.0,
+    costs: Costs | None = None,
 ) -> AsyncIterator[House]:
     topics = Topics(prefix)
-    await asyncio.to_thread(create_topics, kafka, [TopicSpec(name, 2) for name in (topics.requests, topics.responses, topics.feedback)])
+    await asyncio.to_thread(
+        create_topics, kafka, [TopicSpec(name, 2) for name in (topics.requests, topics.responses, topics.feedback, topics.corrections)]
+    )
     gateway = Gateway(
         asker=Asker([kafka], topics, ask_again_s=ask_again_s),
         door=Door(catalogue=load_catalogue().for_providers(["simulated"]), default_ttl_s=60),
@@ -65,7 +82,9 @@ async def house(
         shown=lambda: effective(Settings()),
         now_ms=lambda: time.time_ns() // 1_000_000,
         registry=CollectorRegistry(),
+        costs=costs or no_costs,
         feedback_topic=topics.feedback,
+        corrections_topic=topics.corrections,
     )
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

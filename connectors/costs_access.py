@@ -1,16 +1,24 @@
 """Which door the costs are asked through: a server, the running sink, or the folder itself where nothing runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from ..connectors.clickhouse import open_embedded, open_server
-from ..connectors.process import created_at
-from ..connectors.sink_http import SinkClient
-from ..connectors.state_file import ChildState, read_state
-from ..pipeline.errors import Rejected
-from .accounts import CostReader
+from ..pipeline.errors import Rejected, Unavailable
+from .clickhouse import open_embedded, open_server
+from .process import created_at
+from .sink_http import SinkClient
+from .state_file import ChildState, read_state
+
+
+class CostReader(Protocol):
+    """Anything that answers SQL about costs: a store of our own, or the sink's client."""
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,18 @@ def open_costs(location: CostsLocation) -> Iterator[CostReader]:
         yield costs
     finally:
         costs.close()
+
+
+@contextmanager
+def open_running(location: CostsLocation) -> Iterator[CostReader]:
+    """For a program that serves others: it leaves the folder to the sink. Raises `Unavailable` where no sink runs."""
+    if not location.clickhouse_url and running_sink(location.sink_state) is None:
+        raise Unavailable(
+            "the costs can't be asked: no sink runs on this machine and CLICKHOUSE_URL is not set; start it with `inference-engine up`",
+            code="sink_down",
+        )
+    with open_costs(location) as costs:
+        yield costs
 
 
 def running_sink(sink_state: Path) -> ChildState | None:

@@ -1,13 +1,13 @@
-"""`revoke`: an answer that was wrong leaves the caches, and everyone it was given to is named."""
+"""Takes back an answer that was wrong: who was given it, and the record that removes it from the caches of all workers."""
 
 from typing import Any
 
-from ..connectors.kafka_bulk import write_record
-from ..pipeline.errors import ConfigError
+from ..pipeline.errors import Rejected
 from ..schemas.corrections import Correction
 from ..schemas.requests import Identity
 from ..schemas.topics import Topics
-from .accounts import CostReader
+from .costs_access import CostReader
+from .kafka_bulk import write_record
 
 _SOURCE = """SELECT source_id, cache_tier, toUnixTimestamp64Milli(timestamp) FROM cost_events
   WHERE kind = 'answer' AND tenant_id = {tenant:String} AND job = {job:String} AND request_id = {request:String} AND source_id != ''
@@ -17,13 +17,17 @@ _SERVED = """SELECT tenant_id AS tenant, job, request_id AS custom_id, user_id, 
 
 
 def correction_of(costs: CostReader, reported: Identity, reason: str, now_ms: int) -> Correction:
-    """What is to be taken back, given the request whose response was wrong. Raises `ConfigError` where no cost row knows of it."""
+    """What is to be taken back, given the request whose response was wrong.
+
+    Raises `Rejected` where no cost row of its own tenant knows of it: nobody takes back what was not given to them.
+    """
     parameters = {"tenant": reported.tenant, "job": reported.job, "request": reported.custom_id}
     _, rows = costs.query(_SOURCE, parameters)
     if not rows:
-        raise ConfigError(
+        raise Rejected(
             f"no answer of request {reported.custom_id!r} in job {reported.job!r} of tenant {reported.tenant!r} is in the costs; nothing "
-            'was taken back; look for it with `inference-engine sql "SELECT tenant_id, job, request_id FROM cost_events"`'
+            "was taken back; look for its job and custom_id in cost_events, where an answer stands a few seconds after it was given",
+            code="not_served",
         )
     source, tier, given_ms = rows[0]
     near = tier in ("semantic", "coalesced")
