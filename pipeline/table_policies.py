@@ -190,7 +190,7 @@ def learned(train: Rows, folds: Folds, test: Rows, random: np.random.Generator) 
     expected = Predictions(fitted.model.predict(test.features, test.embeddings), expected_costs(train, test))
     whole, known = train.table.complete, train.complete
     on_known = Predictions(unseen.scores[whole], unseen.costs[whole])
-    dropped = dominated(on_known, known.table, np.unique(known.kinds, return_inverse=True)[1])
+    dropped = dominated(on_known, known.table, np.unique(known.kinds, return_inverse=True)[1], whole=True)
     mix = static_mix(train, folds, test, random)
     above, note = above_static(without(on_known, dropped), known.table)
     if not above:
