@@ -65,7 +65,8 @@ class Engine:
 
 def engine() -> Engine:
     """By the environment and `.env`; log lines go to standard error, since standard output is for results. Raises `ConfigError`."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # Whatever is standard error by then: whoever calls this in a process of their own may have put another file in its place since.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings = load_settings()
     level = getLevelNamesMapping()[settings.log_level]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
