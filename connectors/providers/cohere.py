@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...pipeline.errors import Charged
 from ...pipeline.models import Model
@@ -30,16 +31,22 @@ class CohereProvider:
         """See `Provider.complete`."""
         request = {**to_chat(model, body), "stream": bool(body.get("stream"))}
         headers, reply = await self._transport.ask(self._url, request, timeout, call_headers(metadata), COHERE, begun)
-        usage = read_usage(reply.get("usage"))
-        request_id = str(reply.get("id") or headers.get("x-request-id") or "")
-        made = to_completion(model, reply, int(time.time()))
-        if made is None:
-            said = "cohere billed an answer without readable content; ask again"
-            raise Charged(said, usage=usage, service_tier="standard", request_id=request_id)
-        completion, finish = made
-        counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
-        completion["usage"] = {**counts, "total_tokens": usage.input_tokens + usage.output_tokens}
-        return ProviderReply(completion, usage, finish, request_id, "standard", rates=rates_seen(headers, time.time()))
+        read = read_reply(model, reply, headers.get("x-request-id"), int(time.time()))
+        return replace(read, rates=rates_seen(headers, time.time()))
 
     async def close(self) -> None:
         await self._transport.close()
+
+
+def read_reply(model: Model, reply: JsonObject, request_id: str | None, created_s: int) -> ProviderReply:
+    """The reply of a chat request. Raises `Ambiguous` where it can't be billed by its usage, `Charged` where it has no readable content."""
+    usage = read_usage(reply.get("usage"))
+    call_id = str(reply.get("id") or request_id or "")
+    made = to_completion(model, reply, created_s)
+    if made is None:
+        said = "cohere billed an answer without readable content; ask again"
+        raise Charged(said, usage=usage, service_tier="standard", request_id=call_id)
+    body, finish = made
+    counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
+    body["usage"] = {**counts, "total_tokens": usage.input_tokens + usage.output_tokens}
+    return ProviderReply(body, usage, finish, call_id, "standard")

@@ -3,11 +3,17 @@
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from inference_engine.connectors.providers.cohere import CohereProvider
 from inference_engine.connectors.providers.cohere_form import read_usage, to_chat, to_completion
 from inference_engine.pipeline.errors import Ambiguous, Rejected
 from inference_engine.pipeline.models import Model
+from inference_engine.pipeline.ports import Provider
 from inference_engine.schemas.record import JsonObject
+
+from .cohere_sdk import CohereSdkProvider
 
 MODEL = Model("command-a", "cohere", "command-a-03-2025", "standard", 256_000, 8_000)
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -29,6 +35,52 @@ def test_fields_go_by_coheres_names() -> None:
         "model": "command-a-03-2025", "stream": False, "messages": said, "max_tokens": 9, "p": 0.5, "k": 3,
         "stop_sequences": ["END"], "seed": 7, "temperature": 0.3, "tools": [TOOL], "tool_choice": "REQUIRED",
         "response_format": {"type": "json_object", "schema": schema},
+    }  # fmt: skip
+
+
+async def requests_of(stream: bool, asked: JsonObject) -> list[Any]:
+    """What the thin transport and the official SDK send for the same body: method, path, headers that matter, and body."""
+    seen: list[Any] = []
+
+    async def refuse(request: web.Request) -> web.Response:
+        headers = {name: request.headers.get(name) for name in ("Authorization", "Content-Type", "X-Client-Request-Id")}
+        seen.append((request.method, request.path, headers, await request.json()))
+        return web.json_response({"message": "no"}, status=400)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    async with TestServer(app) as server:
+        url = f"http://{server.host}:{server.port}"
+        providers: list[Provider] = [CohereProvider("key-1", url), CohereSdkProvider("key-1", url)]
+        for provider in providers:
+            with pytest.raises(Rejected):
+                await provider.complete(MODEL, {**asked, "stream": stream}, timeout=5, metadata={"attempt": "attempt-1"})
+            await provider.close()
+    return seen
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_official_sdk_sends_the_same_request_and_knows_each_of_its_fields(stream: bool) -> None:
+    """The SDK takes every field as a parameter of that name: one that Cohere does not have is a TypeError there."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Köln?"}, picture]},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]
+    asked: JsonObject = {
+        "messages": messages, "max_tokens": 9, "top_p": 0.5, "top_k": 3, "stop": ["END"], "seed": 7, "temperature": 0.3,
+        "frequency_penalty": 0.1, "presence_penalty": 0.2, "tools": [TOOL], "tool_choice": "required",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+    }  # fmt: skip
+    ours, the_sdks = await requests_of(stream, asked)
+    assert ours == the_sdks
+    assert ours[:2] == ("POST", "/v2/chat")
+    assert set(ours[3]) == {
+        "model", "stream", "messages", "max_tokens", "p", "k", "stop_sequences", "seed", "temperature", "frequency_penalty",
+        "presence_penalty", "tools", "tool_choice", "response_format",
     }  # fmt: skip
 
 
