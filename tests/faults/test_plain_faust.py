@@ -133,17 +133,17 @@ def bench(request: pytest.FixtureRequest, kafka: str, tmp_path_factory: pytest.T
         bench.start("broken")
         for name in HAZARDS:
             bench.write(name, IDS)
-        until(lambda: quick_ones_done(bench), "all that can be done is done", within_s=40)
+        until(lambda: quick_ones_done(bench), "all that can be done is done", within_s=120)
         if bench.mode == "plain":
-            until(lambda: all(bench.committed(name) == len(IDS) for name in HAZARDS), "plain Faust has committed everything", within_s=20)
+            until(lambda: all(bench.committed(name) == len(IDS) for name in HAZARDS), "plain Faust has committed everything", within_s=60)
         bench.kill()
         shutil.rmtree(folder / "data", ignore_errors=True)
         bench.start("well")
         for name in HAZARDS:
             bench.write(name, [LAST])
-        until(lambda: all(LAST in bench.out(name) for name in HAZARDS), "the last ids are out", within_s=40)
+        until(lambda: all(LAST in bench.out(name) for name in HAZARDS), "the last ids are out", within_s=120)
         if bench.mode == "safe":
-            until(lambda: all(bench.committed(name) == len(IDS) + 1 for name in HAZARDS), "everything is done", within_s=20)
+            until(lambda: all(bench.committed(name) == len(IDS) + 1 for name in HAZARDS), "everything is done", within_s=60)
         yield bench
     finally:
         bench.kill()
