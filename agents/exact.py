@@ -158,7 +158,7 @@ class _Batch:
     """The effects of one event: rows are seen by the next reader at once, everything is awaited in `settle`."""
 
     def __init__(self, stage: ExactStage, partition: int, heirs: set[str] | None = None) -> None:
-        """`heirs`: fingerprints whose flight was taken over for this event."""
+        """`heirs`: fingerprints whose flight was taken over for this event, or goes on after it."""
         self._s = stage
         self._p = partition
         self._now = stage._now()
@@ -182,8 +182,7 @@ class _Batch:
         answer = AnswerRecord.model_validate_json(raw) if raw is not None else None
         if answer is not None and self._s._revoked(answer):
             answer = self._changes[key] = None
-        raw = self._read(exact.flight_key(fingerprint))
-        flight = Flight.model_validate_json(raw) if raw is not None else None
+        flight = self._flight(fingerprint)
         late = flight is not None and self._now >= flight.lease_ms
         oldest = self._s._oldest_call_ms(self._p) if late else None
         decision = exact.look_up(lookup, answer, flight, self._now, self._s._lease_ms, self._now if oldest is None else oldest)
@@ -257,6 +256,7 @@ class _Batch:
         """
         served: list[bytes] = []
         heirs: list[Waiter] = []
+        flight: Flight | None = None
         for key in list(self._waiting.get(record.fingerprint, ())):
             raw = self._read(key)
             if raw is None:
@@ -266,6 +266,11 @@ class _Batch:
             if row.follow is None and exact.only_for_owner(stand, row.waiter):
                 heirs.append(row.waiter)
                 continue  # keeps waiting, for a flight of their own
+            if row.follow is None and row.waiter.identity != stand.owner:
+                flight = flight or self._flight(record.fingerprint)
+                if exact.flies_itself(flight, stand, row.waiter.identity):
+                    self._taken_over.add(record.fingerprint)
+                    continue
             self._serve(row, record if row.follow is not None else stand)
             crash_at("in_fan_out")
             served.append(key)
@@ -283,13 +288,17 @@ class _Batch:
         else:
             self._sends.answer(outcome, row.waiter.lane)
 
+    def _flight(self, fingerprint: str) -> Flight | None:
+        raw = self._read(exact.flight_key(fingerprint))
+        return Flight.model_validate_json(raw) if raw is not None else None
+
     def _take_over(self, record: AnswerRecord, heirs: list[Waiter]) -> None:
         if record.request is None or record.fingerprint in self._taken_over:
             return
         self._taken_over.add(record.fingerprint)
         key = exact.flight_key(record.fingerprint)
-        raw = self._read(key)
-        owner = Flight.model_validate_json(raw).owner if raw is not None else None
+        before = self._flight(record.fingerprint)
+        owner = before.owner if before is not None else None
         # Delivered again: the one who inherited the first time flies already, and a second one would be paid for, too.
         heir = next((waiter for waiter in heirs if waiter.identity == owner), heirs[0])
         flight, miss = exact.take_over(record.request, heir, self._now, self._s._lease_ms)

@@ -94,7 +94,8 @@ def look_up(
     by_calls_ms = now_ms if worked_off_ms is None else min(now_ms, worked_off_ms)
     if lookup.follow is not None:
         return _follow(lookup, answer, flight, now_ms, by_calls_ms)
-    if answer is not None and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
+    own = flies_itself(flight, answer, request.identity)
+    if answer is not None and not own and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
         return Hit(answer, redelivered=answer.owner == request.identity)
     if flight is not None and flight.owner != request.identity and too_slow(flight, request, now_ms):
         return Overtake(Lookup(request=_by_itself(request)))
@@ -109,6 +110,12 @@ def look_up(
         flight = flight.model_copy(update={"lease_ms": now_ms + lease_ms})
         request = request.model_copy(update={"flight": flight.flight, "identity": flight.owner})
     return Join(row, start=flight, forward=Miss(request=request, since_ms=flight.since_ms))
+
+
+def flies_itself(flight: Flight | None, record: AnswerRecord | None, who: Identity) -> bool:
+    """A call of its own is under way: what that says is its answer, and another's, should one come before it, is not. It would be told
+    one of them and pay for the other."""
+    return flight is not None and flight.owner == who and record is not None and record.owner != who
 
 
 def too_slow(flight: Flight, request: Request, now_ms: int) -> bool:

@@ -152,6 +152,28 @@ async def test_a_waiter_inherits_the_flight_of_an_owner_whose_budget_ended() -> 
     assert sorted(world.answered()) == ["r1", "r2", "r3"]
 
 
+@pytest.mark.parametrize("redelivered", [False, True])
+async def test_whoever_flies_itself_is_told_what_its_own_call_says_and_has_one_row(redelivered: bool) -> None:
+    """An answer read back was too old for r2, which flew; then the first one's own came once more, young by a clock that had been wrong."""
+    world = World()
+    await world.ask(asked("r1"), asked("r2"), asked("r3"))
+    old = made(asked("r1")).model_copy(update={"request": asked("r1"), "cacheable": False, "created_ms": 0, "ttl_s": 1})
+    await world.answer(old)
+    assert [m["request"]["identity"]["custom_id"] for m in world.broker.members(MISSES)] == ["r1", "r2"]
+    await world.answer(made(asked("r1")))
+    assert sorted(world.answered()) == ["r1", "r3"]
+    if redelivered:
+        await world.ask(asked("r2"))
+    assert sorted(world.answered()) == ["r1", "r3"]
+    await world.answer(made(asked("r2")))
+    assert sorted(world.answered()) == ["r1", "r2", "r3"]
+    assert {r["custom_id"]: r["engine"]["cache"]["tier"] for r in world.broker.responses()} == {"r1": "none", "r2": "none", "r3": "exact"}
+    hits = [CostEvent.model_validate(c) for c in world.broker.members(TOPICS.costs)]
+    assert [row.request_id for row in hits if row.kind == "answer"] == ["r3"], "the others have the ledger's"
+    await world.ask(asked("r4"))
+    assert world.answered()[-1] == "r4"
+
+
 async def test_a_follower_waits_for_its_source_and_is_answered_under_its_own_name() -> None:
     world = World()
     source, follower = asked("r1"), asked("r2", "What are cats?")
