@@ -156,6 +156,8 @@ def of_ledger(e: Evidence, known: Further, at: Snapshot) -> Found:
     for r in below(e.ledger, at):
         if not isinstance(r, Completion | Failure | Ambiguous | Charged):
             continue
+        if isinstance(r, Failure) and r.purpose == "judge":
+            continue  # a question that nobody waits for: no answer, and nothing was paid
         where = f"flight {r.flight[:12]} was committed"
         event = error_id(r.request.identity, r.request.fingerprint) if isinstance(r, Failure) else r.attempt
         if not known.costs.by_then(event, at):
