@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,11 +94,16 @@ class Process:
         return found if found is not None and found.pid == self.popen.pid else None
 
     def health(self) -> dict[str, Any]:
-        """The worker's own words."""
+        """The worker's own words, also where they are that it is not ready: while partitions move, for one."""
         state = read_state(self.state) if self.state is not None else None
         assert state is not None
-        with urllib.request.urlopen(f"http://127.0.0.1:{state.port}/health", timeout=10) as response:
-            found: dict[str, Any] = json.loads(response.read())
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{state.port}/health", timeout=10) as response:
+                found: dict[str, Any] = json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            found = json.loads(error.read())
         return found
 
     def kill(self) -> None:
