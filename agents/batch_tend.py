@@ -15,7 +15,7 @@ from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider, BatchStatus, ProviderReply
 from ..pipeline.provider_batch import give_up_ms, next_poll_s
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import BatchClosed, BatchSubmitted, BatchVoid, Failure, Intent
+from ..schemas.ledger import BatchClosed, BatchSubmitted, BatchVoid, Intent
 from ..schemas.requests import Call
 from .attempt import Attempt
 from .batch_parts import AGAIN_S, AT_ONCE, Keeping
@@ -241,10 +241,8 @@ class Tend:
         tried = await attempt.settle(result)
         crash_at("in_collection")
         if tried.next == "give_up" and tried.error is not None:
-            attempts, spent = self._owned.ledger.spent(row.flight)
             info = ErrorInfo(code=tried.error.code, message=str(tried.error))
-            failure = Failure(flight=row.flight, request=request, error=info, attempts=attempts, spent_pico=spent,
-                              ambiguous_pico=self._owned.ledger.possibly_spent(row.flight), at_ms=self._p.now())  # fmt: skip
+            failure = self._owned.ledger.failure(row.flight, request, info, self._p.now())
             await self._p.ledger.book(self._owned.partition, failure, WAIT_S[request.lane])
 
     async def _forget(self, provider: BatchProvider) -> None:

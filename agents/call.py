@@ -34,7 +34,7 @@ from ..pipeline.ledger import BookAmbiguous, Completed, Decision, Exhausted, Fai
 from ..pipeline.models import Model
 from ..pipeline.unwanted import SAID
 from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Ambiguous, Failure, Intent, LedgerRecord, Purpose, Unpaid
+from ..schemas.ledger import Ambiguous, Intent, LedgerRecord, Purpose, Unpaid
 from ..schemas.record import Lane
 from ..schemas.requests import Call
 from .attempt import Attempt, CallParts, IsCurrent
@@ -428,12 +428,8 @@ class _Payment:
             await held.attempt.give(held.reply, held.paid_pico)
             self._steps.moved()
             return True
-        flight, ledger = self._request.flight, self._owned.ledger
-        attempts, spent = ledger.spent(flight)
-        failure = Failure(flight=flight, request=self._request, error=error, attempts=attempts, spent_pico=spent,
-                          purpose="judge" if self._call.judge else "answer",
-                          ambiguous_pico=ledger.possibly_spent(flight), at_ms=self._p.now())  # fmt: skip
-        await self._book(failure)
+        purpose: Purpose = "judge" if self._call.judge else "answer"
+        await self._book(self._owned.ledger.failure(self._request.flight, self._request, error, self._p.now(), purpose))
         return True
 
     async def _book(self, record: LedgerRecord) -> None:

@@ -44,7 +44,8 @@ from .routing import policies_of, route_with, rules_of
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
-from .worker import Judging, Learning, SemanticParts, Worker, WorkerParts, now_ms
+from .worker import Worker, now_ms
+from .worker_parts import Judging, Learning, SemanticParts, WorkerParts
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +134,7 @@ def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learn
         return Promised(tenant, feature, min(bound, own) if tenant in caching.error_bound_tenants else own)
 
     learned = LearnedSettings(per=caching.error_bound_per, audit_rate=caching.audit_rate)
-    return Learning(learned, promised, caching.judge_similarity, judging_of(settings, catalogue))
+    return Learning(learned, promised, judging_of(settings, catalogue))
 
 
 def judging_of(settings: Settings, catalogue: Catalogue) -> Judging | None:

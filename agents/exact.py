@@ -256,8 +256,10 @@ class _Batch:
         """
         served: list[bytes] = []
         heirs: list[Waiter] = []
-        flight: Flight | None = None
-        for key in list(self._waiting.get(record.fingerprint, ())):
+        waiting = list(self._waiting.get(record.fingerprint, ()))
+        owners = exact.waiter_key(record.fingerprint, stand.owner)
+        flight = self._flight(record.fingerprint) if any(key != owners for key in waiting) else None
+        for key in waiting:
             raw = self._read(key)
             if raw is None:
                 served.append(key)
@@ -266,11 +268,9 @@ class _Batch:
             if row.follow is None and exact.only_for_owner(stand, row.waiter):
                 heirs.append(row.waiter)
                 continue  # keeps waiting, for a flight of their own
-            if row.follow is None and row.waiter.identity != stand.owner:
-                flight = flight or self._flight(record.fingerprint)
-                if exact.flies_itself(flight, stand, row.waiter.identity):
-                    self._taken_over.add(record.fingerprint)
-                    continue
+            if row.follow is None and exact.flies_itself(flight, stand, row.waiter.identity):
+                self._taken_over.add(record.fingerprint)
+                continue
             self._serve(row, record if row.follow is not None else stand)
             crash_at("in_fan_out")
             served.append(key)

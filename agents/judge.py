@@ -16,13 +16,13 @@ KEPT = 4096
 class EmbeddingJudge:
     """Implements `pipeline.ports.Judge` with the embedder of the prompts, after everything else that waits for it."""
 
+    at_once = 1
+
     def __init__(self, queue: EmbedQueue, similarity: float) -> None:
         """`similarity`: cosine from which two answers say the same."""
         self._queue = queue
         self._similarity = similarity
         self._vectors: OrderedDict[str, Vector | None] = OrderedDict()
-
-    at_once = 1
 
     async def agree(self, own: Told, others: Sequence[Told], case: Case) -> list[bool | None]:
         values = [by_value(own, other) for other in others]

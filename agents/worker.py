@@ -4,10 +4,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping
 
 import structlog
 
@@ -20,13 +17,8 @@ from ..connectors.kafka_admin import verify_topics
 from ..connectors.ledger_log import LedgerLog
 from ..connectors.providers.accounts import keys_of
 from ..pipeline.billing import bill, cap
-from ..pipeline.breaker import BreakerPolicy
-from ..pipeline.hedge import HedgePolicy
-from ..pipeline.ingest import Door
-from ..pipeline.learned import LearnedSettings
-from ..pipeline.ledger import OnAmbiguous
-from ..pipeline.models import Catalogue, Model
-from ..pipeline.ports import BatchProvider, Embedder, Judge, Provider, VectorIndex
+from ..pipeline.models import Model
+from ..pipeline.ports import Judge
 from ..pipeline.prefix import Terms, terms_of
 from ..pipeline.prices import ServiceTier, day_of, rates
 from ..pipeline.provider_batch import way_prices
@@ -35,21 +27,20 @@ from ..pipeline.semantic import StaticPolicy
 from ..schemas.ledger import Completion, Failure
 from ..schemas.record import Lane
 from ..schemas.requests import Call
-from ..schemas.topics import Topics, TopicSpec
-from .attempt import CallParts, CallSettings
+from .attempt import CallParts
 from .batch_parts import BatchParts
 from .call import CallStage
 from .call_agent import CallAgent
-from .coalesce import CoalesceSettings, CoalesceStage
+from .coalesce import CoalesceStage
 from .embed import EmbedQueue, EmbedStage
-from .exact import ExactStage, Keeper
+from .exact import ExactStage
 from .feedback import FeedbackStage
 from .health import Health
 from .ingest import IngestStage
 from .judge import EmbeddingJudge
 from .learned import LearnedSharing
-from .learners import Bounds, Learners
-from .ledger import LedgerSettings, LedgerStage
+from .learners import Learners
+from .ledger import LedgerStage
 from .limits import Limits
 from .model_judge import ModelJudge
 from .names import DECISIONS_TABLE, EXACT_TABLE, LESSONS_TABLE, app_id
@@ -58,15 +49,15 @@ from .own_folder import only_worker_in
 from .prefix import PrefixRoom
 from .provider_batch import BatchStage
 from .respond import RespondStage
-from .route import Decide, RouteStage
-from .routers import Routers
+from .route import RouteStage
 from .safe import SafeApp, create_app, run_app
 from .semantic import SemanticStage
 from .shards import Shards
 from .sharing import Sharing, StaticSharing
-from .throttle import Throttle, ThrottleSettings
+from .throttle import Throttle
 from .topology import Channels, Limit, Stages, build_topology, to_channel
-from .watchdog import Watchdog, WatchdogSettings
+from .watchdog import Watchdog
+from .worker_parts import SemanticParts, WorkerParts
 
 log = structlog.get_logger(__name__)
 
@@ -91,80 +82,6 @@ IN_WORK: Mapping[str, Limit] = {
     "learn": Limit(64),
 }
 """What of a stage may be in work at once; what lies behind is read when its turn comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """A model that compares answers."""
-
-    model: str
-    may: Callable[[str], bool]
-    """Whether a tenant's answers may be shown to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Learning:
-    """What the learned decision needs."""
-
-    settings: LearnedSettings
-    """All but the bound."""
-    bounds: Bounds
-    judge_similarity: float
-    """Cosine from which two answers in free text say the same."""
-    judging: Judging | None = None
-    """None: that cosine is the judge."""
-
-
-@dataclass(frozen=True, slots=True)
-class SemanticParts:
-    """What the semantic tier needs; without it the tier is off."""
-
-    embedder: Embedder
-    make_index: Callable[[int], VectorIndex]
-    """By partition."""
-    keeper: Keeper
-    policy: StaticPolicy | Learning
-    coalesce: CoalesceSettings
-    judge_similarity: float = 0.85
-    """As `Learning` has it, for the answers of a cascade."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerParts:
-    """All that a worker is made of; see agents/compose.py for how settings become this."""
-
-    brokers: tuple[str, ...]
-    topics: Topics
-    specs: Sequence[TopicSpec]
-    """What the topics must be like before anything starts."""
-    partitions: int
-    data_dir: Path
-    store: Literal["rocksdb", "memory"]
-    catalogue: Catalogue
-    door: Door
-    providers: Mapping[str, Provider]
-    keeper: Keeper
-    decide_route: Decide
-    semantic: SemanticParts | None
-    tenants: Mapping[str, str]
-    """Requests topics that belong to one tenant -> the tenant."""
-    default_tenant: str
-    permits: Mapping[Lane, int]
-    call: CallSettings
-    on_ambiguous: Callable[[str], OnAmbiguous]
-    ledger: LedgerSettings
-    batches: Mapping[str, BatchProvider] = field(default_factory=dict)
-    """By provider; where there are none every call is made at once."""
-    prefix_enabled: bool = True
-    prefix_cache_size: int = 1_000
-    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
-    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
-    hedge: HedgePolicy = field(default_factory=HedgePolicy)
-    throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
-    routers: Routers | None = None
-    """What feedback taught; None where the router does not learn."""
-    metrics_port: int = 0
-    """Of health and metrics, on loopback; 0: any free one."""
 
 
 def now_ms() -> int:
@@ -331,8 +248,8 @@ class Worker:
         policy = semantic.policy
         if isinstance(policy, StaticPolicy):
             return StaticSharing(policy)
-        assert self.queue is not None
-        judge: Judge = EmbeddingJudge(self.queue, policy.judge_similarity)
+        assert self.likeness is not None
+        judge: Judge = self.likeness
         if policy.judging is not None:
             judge = self.judge = ModelJudge(policy.judging.model, self._ask_judge, judge, policy.judging.may, now_ms)
         sharing = LearnedSharing(Learners(table, policy.settings), policy.bounds, shards, judge, now_ms)

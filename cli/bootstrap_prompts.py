@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..pipeline.judge import text_of
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.text import last_user_text
 from ..schemas.answers import Answer, Usage
+from ..schemas.record import PICO_PER_USD
 from .engine import Engine
 from .estimate import Embed, Estimator
 from .input_file import open_input, read_lines
@@ -148,9 +150,12 @@ def ask(plan_: Plan, folder: Path, max_cost: str | None) -> dict[str, dict[str, 
     for model in plan_.models:
         output = folder / f"{_file_name(model.name)}.answers.jsonl"
         spent = sum(_spent(folder / f"{_file_name(m.name)}.answers.jsonl") for m in plan_.models if m is not model)
-        left = None if limit is None else f"{max(0, limit - spent) / 10**12:.12f}"
+        left = None if limit is None else f"{Decimal(max(0, limit - spent)) / PICO_PER_USD:.12f}"
         typer.echo(f"asking {model.name}", err=True)
-        arguments = RunArguments(plan_.file, output, None, None, model.name, None, None, False, left, 5_000, False, True, True, None)
+        arguments = RunArguments(
+            input=plan_.file, output=output, tenant=None, job=None, model=model.name, priority=None, deadline=None, use_cache=False,
+            max_cost=left, window=5_000, retry_failed=False, quiet=True, start=True, json_report=None,
+        )  # fmt: skip
         if run_file(arguments) == INTERRUPTED:
             raise KeyboardInterrupt
         answers[model.name] = {custom_id: answer for custom_id, answer in _answers(output) if answer.model_used == model.name}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..connectors.kafka_bulk import BulkConsumer, BulkProducer
+from ..connectors.kafka_bulk import BulkConsumer, BulkProducer, write_record
 from ..connectors.state_file import write_atomically
 from ..connectors.taught_file import pack_router, told, unpack_router
 from ..pipeline.errors import ConfigError, Rejected, Unavailable
@@ -113,12 +113,7 @@ def import_router(raw: bytes, tenant: str, brokers: str, topics: Topics) -> Taug
     version = 1 if newest is None else unpack_router(newest)[1].version + 1
     # Its drifts and times are those of other answers.
     state = replace(exported, version=version, since_ms=0, drifts=0)
-    producer = BulkProducer(brokers)
-    try:
-        producer.produce(topics.routers, tenant.encode(), pack_router(tenant, state))
-        producer.flush(_FLUSH_S)
-    finally:
-        producer.close()
+    write_record(brokers, topics.routers, tenant.encode(), pack_router(tenant, state))
     return state
 
 

@@ -15,6 +15,7 @@ import orjson
 from ..schemas.answers import Answer, Told
 from ..schemas.record import JsonObject
 from .numbers import numbers
+from .text import reply_message
 
 HEAD = 600
 """Characters of free text that are kept: what an embedder of 256 tokens sees whole."""
@@ -31,10 +32,7 @@ def told(answer: Answer) -> Told | None:
 
 def text_of(body: JsonObject) -> str | None:
     """The text of a chat completion, without white space around it; None where it has none."""
-    try:
-        content = body["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError):
-        return None
+    content = reply_message(body).get("content")
     return content.strip() if isinstance(content, str) and content.strip() else None
 
 

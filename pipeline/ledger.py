@@ -20,7 +20,9 @@ from typing import Literal
 
 import orjson
 
-from ..schemas.ledger import LedgerRecord
+from ..schemas.answers import ErrorInfo
+from ..schemas.ledger import Failure, LedgerRecord, Purpose
+from ..schemas.requests import Request
 from .flights import Attempt, Entry, FlightIndex, FlightRow, Held, State
 from .held import AnyEntry, BatchEntry, Holdings, entry_of
 
@@ -217,6 +219,12 @@ class Ledger:
         row = self._row(flight)
         return len(row.attempts), row.certain_pico
 
+    def failure(self, flight: str, request: Request, error: ErrorInfo, now_ms: int, purpose: Purpose = "answer") -> Failure:
+        """The record that ends a flight without an answer."""
+        attempts, spent = self.spent(flight)
+        return Failure(flight=flight, purpose=purpose, request=request, error=error, attempts=attempts, spent_pico=spent,
+                       ambiguous_pico=self.possibly_spent(flight), at_ms=now_ms)  # fmt: skip
+
     def possibly_spent(self, flight: str, *, but: str = "") -> int:
         """The caps, in pico-dollars, of attempts whose bill is not known; `but`: an attempt that is being written down."""
         unknown = (State.AMBIGUOUS, State.OPEN)
@@ -248,19 +256,12 @@ class Ledger:
         unfinished = self._unfinished(row, now_ms, owner)
         if unfinished is not None and not (hedge and isinstance(unfinished, WaitUntil) and row.open_epochs == {owner.epoch}):
             return unfinished
-        if row.possibly_paid >= policy.allowed:
-            return Exhausted(row.possibly_paid)
-        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
-        if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
-            return OverCap(spent)
-        return Pay(1 + max((a.number for a in row.attempts.values()), default=0))
+        return _bound(row, policy, cap_pico) or Pay(1 + max((a.number for a in row.attempts.values()), default=0))
 
     def may_pay_more(self, flight: str, *, policy: Policy, cap_pico: int) -> bool:
         """Whether another attempt would be allowed once those that are under way have ended without an answer, each at its cap."""
         row = self._row(flight)
-        spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
-        affordable = policy.max_cost_pico is None or spent + cap_pico <= policy.max_cost_pico
-        return row.completed is None and row.possibly_paid < policy.allowed and affordable
+        return row.completed is None and _bound(row, policy, cap_pico) is None
 
     def leftover(self, flight: str, *, now_ms: int, owner: Owner) -> WaitUntil | BookAmbiguous | None:
         """What is to be done about attempts without an outcome of a flight that has ended; None where there are none.
@@ -297,3 +298,13 @@ class Ledger:
             return
         column = {State.OPEN: 2, State.AMBIGUOUS: 1}.get(attempt.state, 0)
         self._sums[column] += sign * attempt.pico
+
+
+def _bound(row: FlightRow, policy: Policy, cap_pico: int) -> Exhausted | OverCap | None:
+    """Why no attempt that can cost so much may follow those of the row; None where one may."""
+    if row.possibly_paid >= policy.allowed:
+        return Exhausted(row.possibly_paid)
+    spent = row.sum(State.CHARGED, State.COMPLETED, State.AMBIGUOUS, State.OPEN)
+    if policy.max_cost_pico is not None and spent + cap_pico > policy.max_cost_pico:
+        return OverCap(spent)
+    return None

@@ -1,4 +1,4 @@
-"""The text of a request that its answer depends on by meaning."""
+"""The text of a request that its answer depends on by meaning, and where the reply's stands."""
 
 from ..schemas.record import JsonObject
 
@@ -25,3 +25,11 @@ def last_user_text(body: JsonObject) -> str | None:
             return None
         texts.append(part["text"])
     return "\n".join(texts).strip() or None
+
+
+def reply_message(body: JsonObject) -> JsonObject:
+    """The first message of a chat completion; empty where there is none."""
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, dict) else None
+    return message if isinstance(message, dict) else {}

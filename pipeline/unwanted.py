@@ -4,6 +4,7 @@ from typing import Literal
 
 from ..schemas.record import JsonObject
 from .models import Model
+from .text import reply_message
 
 FallBack = Literal["auto", "all", "never"]
 """For whom the next model is asked: requests that leave the choice to the engine, all whose route has one, nobody."""
@@ -26,7 +27,7 @@ SAID: dict[str, str] = {
 
 def refused(body: JsonObject, finish_reason: str) -> bool:
     """The model, or its provider's filter, declined to answer."""
-    return finish_reason in REFUSALS or bool(_message(body).get("refusal"))
+    return finish_reason in REFUSALS or bool(reply_message(body).get("refusal"))
 
 
 def why_unwanted(asked: JsonObject, body: JsonObject, finish_reason: str) -> Why | None:
@@ -46,10 +47,3 @@ def why_unwanted(asked: JsonObject, body: JsonObject, finish_reason: str) -> Why
 def may_do_better(why: str, model: Model, other: Model) -> bool:
     """Whether asking the other one can help."""
     return other.name != model.name and (why != "cut_off" or other.max_output_tokens > model.max_output_tokens)
-
-
-def _message(body: JsonObject) -> JsonObject:
-    choices = body.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    return message if isinstance(message, dict) else {}

@@ -196,9 +196,9 @@ class SafeConsumer(Consumer):
 
     async def _fetch(self, open_tps: list[TopicPartition] | None) -> dict[TopicPartition, list[Any]]:
         """Nothing where an intake that was full has room again: what lies there need not wait for what the others get."""
-        fetching = asyncio.ensure_future(self.kafka.getmany(*(open_tps or ()), timeout_ms=FETCH_TIMEOUT_MS))
         if open_tps is None:
-            return await fetching  # type: ignore[no-any-return]
+            return await self.kafka.getmany(timeout_ms=FETCH_TIMEOUT_MS)  # type: ignore[no-any-return]
+        fetching = asyncio.ensure_future(self.kafka.getmany(*open_tps, timeout_ms=FETCH_TIMEOUT_MS))
         room = asyncio.ensure_future(self._room.wait())
         try:
             await asyncio.wait({fetching, room}, return_when=asyncio.FIRST_COMPLETED)

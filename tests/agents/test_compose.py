@@ -6,7 +6,7 @@ import pytest
 
 from inference_engine.agents.compose import compose, sharing_of
 from inference_engine.agents.settings import CachingConfig, RoutingConfig, Settings
-from inference_engine.agents.worker import Learning
+from inference_engine.agents.worker_parts import Learning
 from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.pipeline.errors import ConfigError
 from inference_engine.pipeline.semantic import StaticPolicy
