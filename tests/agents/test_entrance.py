@@ -53,6 +53,22 @@ def test_who_writes_for_others_is_let_in_before_them() -> None:
     run(main())
 
 
+def test_who_gives_up_in_the_moment_of_being_let_in_leaves_the_place_to_the_next() -> None:
+    async def main() -> None:
+        door = entrance()
+        for _ in range(MOST_READY):
+            await door.enter()
+        gone, following = asyncio.create_task(door.enter()), asyncio.create_task(door.enter())
+        await asyncio.sleep(1)
+        door.leave()
+        gone.cancel()
+        await asyncio.sleep(1)
+        assert gone.cancelled()
+        assert following.done()
+
+    run(main())
+
+
 def test_a_job_that_is_sent_fast_has_more_calls_ready() -> None:
     async def main() -> int:
         door, sent = entrance(), 0
