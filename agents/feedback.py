@@ -27,6 +27,8 @@ WAITING = 20_000
 """Answers of one tenant that are remembered while nobody has judged them, and judgements whose answer is not known."""
 _MOST_NEWS, _SHARE_OF_NEWS = 10, 0.05
 """It is learned anew when so many lessons came, or this share of all, whichever is more."""
+_REST = 4.0
+"""Times as long as it learned, a worker doesn't learn: a fifth of a core at most, where every answer is judged at once."""
 
 
 @dataclass(slots=True)
@@ -167,10 +169,12 @@ class FeedbackStage:
         found.task = asyncio.create_task(self._learn(tenant, found), name=f"learn {tenant}")
 
     async def _learn(self, tenant: str, found: _Class) -> None:
+        time = asyncio.get_running_loop().time
         try:
             async with self._one:
-                found.news = 0
+                found.news, began = 0, time()
                 await self._teach(tenant, found)
+                await asyncio.sleep(_REST * (time() - began))
         except Stale:
             log.info("the partition went elsewhere: its new owner learns on", tenant=tenant)
         except Exception as error:
@@ -178,6 +182,7 @@ class FeedbackStage:
             log.error("the router could not learn; requests are routed as before", tenant=tenant, error=repr(error))
         finally:
             found.task = None
+        self._learn_soon(tenant)  # of what came meanwhile
 
     async def _teach(self, tenant: str, found: _Class) -> None:
         lessons = found.ordered()

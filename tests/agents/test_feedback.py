@@ -104,6 +104,17 @@ async def test_a_record_that_is_delivered_again_is_one_lesson() -> None:
     assert len(school.broker.topics[TOPICS.routers]) == 1
 
 
+async def test_what_comes_while_it_learns_or_rests_is_learned_without_another_word() -> None:
+    school = School()
+    await school.stage.on_lessons(event(TOPICS.lessons, packets.lessons.encode(news_of(lessons(100)))))
+    (found,) = school.stage._classes.values()
+    while not school.broker.topics[TOPICS.routers]:
+        await asyncio.sleep(0)
+    assert found.task is not None  # it rests
+    await school.take(news_of(lessons(100, seed=1, from_ms=1_000)))
+    assert school.state().lessons == 200
+
+
 async def test_what_was_learned_is_restored_on_assignment_and_learned_on() -> None:
     school = School()
     await school.take(news_of(lessons(100)))
