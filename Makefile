@@ -106,7 +106,7 @@ check-wheel: build ## install the wheel elsewhere and import every room from the
 	$(BIN)/python -P .ci/check_wheel.py build/wheel
 
 lock: .venv/done-tools ## compile the locks from pyproject.toml (make lock UPGRADE=--upgrade)
-	$(COMPILE) pyproject.toml --group dev --extra embed -o requirements-embed.lock
+	$(COMPILE) pyproject.toml --group dev --extra embed --extra onnx -o requirements-embed.lock
 	$(COMPILE) pyproject.toml --group dev -c requirements-embed.lock -o requirements.lock
 	echo 'uv' | $(COMPILE) - -o requirements-uv.lock
 

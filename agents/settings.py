@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
     embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
     embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
-    embedding_backend: Literal["auto", "torch", "openvino"] = env(
-        "EMBEDDING_BACKEND", "auto", "auto | torch | openvino: what runs the model; auto is OpenVINO where it is installed"
+    embedding_backend: Literal["auto", "torch", "openvino", "onnx"] = env(
+        "EMBEDDING_BACKEND", "auto", "auto | torch | openvino | onnx: what runs the model; auto is openvino, else onnx, as installed"
     )
     embedding_threads: int | None = env("EMBEDDING_THREADS", None, "threads of the embedder in one worker; unset: all cores", ge=1)
 

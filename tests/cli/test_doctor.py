@@ -19,6 +19,8 @@ from inference_engine.cli.examinations import GIB, Check
 from inference_engine.cli.main import app
 from inference_engine.connectors.data_folder import DataFolder
 from inference_engine.connectors.kafka_admin import create_topics, topic_specs
+from inference_engine.connectors.onnx_embedder import OnnxEmbedder
+from inference_engine.connectors.openvino_embedder import OpenVinoEmbedder
 from inference_engine.schemas.topics import Topics
 
 
@@ -146,6 +148,18 @@ def test_a_server_is_asked_without_its_password(server: str) -> None:
 def test_jars_that_are_not_there_yet_are_a_warning_with_the_ways(tmp_path: Path) -> None:
     assert look.jars(needed=True, cache_dir=tmp_path).verdict == "warn"
     assert look.jars(needed=False, cache_dir=tmp_path).verdict == "ok"
+
+
+def test_the_embedders_check_names_what_runs_the_model_and_fails_where_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVinoEmbedder, "missing", lambda: [])
+    monkeypatch.setattr(OnnxEmbedder, "missing", lambda: ["onnxruntime"])
+    assert look.embedder(None, enabled=True).message.endswith("by OpenVINO")
+    assert look.embedder(None, enabled=True, backend="torch").message.endswith("by torch")
+    found = look.embedder(None, enabled=True, backend="onnx")
+    assert found.verdict == "fail"
+    assert "lacks the packages onnxruntime" in found.message
+    assert "[embed,onnx]" in found.remedy
+    assert look.embedder(None, enabled=False, backend="onnx").verdict == "ok"
 
 
 def test_only_a_failure_fails_the_command() -> None:

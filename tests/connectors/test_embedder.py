@@ -3,9 +3,12 @@
 import csv
 import importlib.util
 import json
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_engine.connectors import convert_model, converted_model
 from inference_engine.connectors import embedder as module
-from inference_engine.connectors.embedder import HashEmbedder, SentenceTransformerEmbedder, find_embedder, load_embedder, packaged_model
+from inference_engine.connectors.converted_model import KEPT, ConvertedEmbedder
+from inference_engine.connectors.embedder import (
+    CONVERTED,
+    Backend,
+    HashEmbedder,
+    SentenceTransformerEmbedder,
+    find_embedder,
+    load_embedder,
+    packaged_model,
+)
 from inference_engine.connectors.embedding_endpoint import EndpointEmbedder
 from inference_engine.connectors.kafka_jars import default_cache_dir
-from inference_engine.connectors.openvino_embedder import OpenVinoEmbedder, converted_model
+from inference_engine.connectors.onnx_embedder import MODEL, OnnxEmbedder, session
+from inference_engine.connectors.openvino_embedder import OpenVinoEmbedder
 from inference_engine.pipeline.errors import ConfigError, Rejected, Unavailable
 from inference_engine.pipeline.ports import Embedder
 
@@ -30,9 +44,24 @@ def minilm() -> SentenceTransformerEmbedder:
     return SentenceTransformerEmbedder(threads=1)
 
 
+def loaded(kind: type[OpenVinoEmbedder | OnnxEmbedder], threads: int) -> OpenVinoEmbedder | OnnxEmbedder:
+    return kind(converted_model.converted_model(packaged_model(), default_cache_dir(), kind), threads=threads)
+
+
 @pytest.fixture(scope="module")
-def openvino() -> OpenVinoEmbedder:
-    return OpenVinoEmbedder(converted_model(packaged_model(), default_cache_dir()), threads=1)
+def openvino() -> ConvertedEmbedder:
+    return loaded(OpenVinoEmbedder, 1)
+
+
+@pytest.fixture(scope="module")
+def onnx() -> ConvertedEmbedder:
+    return loaded(OnnxEmbedder, 1)
+
+
+def uninstall(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """To whoever asks a converted model's back end whether it can be used."""
+    real = converted_model._installed
+    monkeypatch.setattr(converted_model, "_installed", lambda name: name not in names and real(name))
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -86,9 +115,9 @@ def client(endpoint: Endpoint, dimension: int = 64, **options: Any) -> EndpointE
     return EndpointEmbedder("some-model", dimension, base_url=endpoint.url, api_key="k", **options)
 
 
-@pytest.fixture(params=["minilm", "openvino", "hash", "endpoint"])
+@pytest.fixture(params=["minilm", "openvino", "onnx", "hash", "endpoint"])
 def embedder(request: pytest.FixtureRequest) -> Embedder:
-    if request.param in ("minilm", "openvino"):
+    if request.param in ("minilm", "openvino", "onnx"):
         found: Embedder = request.getfixturevalue(request.param)
         return found
     return HashEmbedder() if request.param == "hash" else client(request.getfixturevalue("endpoint"))
@@ -143,53 +172,156 @@ def test_minilm_equals_the_library_on_real_questions(minilm: SentenceTransformer
     assert (expected * minilm.embed(texts)).sum(axis=1).min() > 0.99999
 
 
-def test_openvino_makes_torchs_vectors_of_real_questions(minilm: SentenceTransformerEmbedder, openvino: OpenVinoEmbedder) -> None:
-    """Cosine 0.9999 and more: what decides about a hit is a hundred times as much."""
+@pytest.mark.parametrize(("name", "least"), [("openvino", 0.9999), ("onnx", 0.99999)])
+def test_a_converted_model_makes_torchs_vectors_of_real_questions(
+    minilm: SentenceTransformerEmbedder, name: str, least: float, request: pytest.FixtureRequest
+) -> None:
+    """ONNX Runtime's by five digits, OpenVINO's bfloat16 by four: what decides about a hit is a hundred times as much."""
+    converted: ConvertedEmbedder = request.getfixturevalue(name)
     with BANKING.open() as f:
         texts = [row["text"] for row in csv.DictReader(f)][:96]
-    assert (openvino.embed(texts) * minilm.embed(texts)).sum(axis=1).min() > 0.9999
-    assert openvino.count_tokens(texts) == minilm.count_tokens(texts)
+    assert (converted.embed(texts) * minilm.embed(texts)).sum(axis=1).min() > least
+    assert converted.count_tokens(texts) == minilm.count_tokens(texts)
 
 
-def test_a_models_first_pass_is_made_before_threads_may_begin_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", CONVERTED.values())
+def test_threads_that_embed_at_once_get_the_vectors_of_their_own_texts(kind: type[OpenVinoEmbedder | OnnxEmbedder]) -> None:
+    embedder = loaded(kind, 4)
+    assert embedder.parallel == 4
+    texts = [[f"{text} {number}" for text in TEXTS] for number in range(16)]
+    alone = [embedder.embed(some) for some in texts]
+    with ThreadPoolExecutor(embedder.parallel) as threads:
+        together = list(threads.map(embedder.embed, texts))
+    assert np.allclose(alone, together, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CONVERTED.values())
+def test_a_models_first_pass_is_made_before_threads_may_begin_theirs(
+    monkeypatch: pytest.MonkeyPatch, kind: type[OpenVinoEmbedder | OnnxEmbedder]
+) -> None:
     """Two first passes at once waited for each other for ever, seen once in some hundred starts."""
     passes: list[list[str]] = []
-    embed = OpenVinoEmbedder.embed
+    embed = kind.embed
 
-    def told(self: OpenVinoEmbedder, texts: list[str]) -> Any:
+    def told(self: ConvertedEmbedder, texts: list[str]) -> Any:
         vectors = embed(self, texts)
         passes.append(texts)
         return vectors
 
-    monkeypatch.setattr(OpenVinoEmbedder, "embed", told)
-    OpenVinoEmbedder(converted_model(packaged_model(), default_cache_dir()), threads=2)
+    monkeypatch.setattr(kind, "embed", told)
+    loaded(kind, 2)
     assert len(passes) == 1
 
 
-def test_a_model_is_converted_once(monkeypatch: pytest.MonkeyPatch, openvino: OpenVinoEmbedder) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was converted again"))
-    assert isinstance(load_embedder(packaged_model()), OpenVinoEmbedder)
-
-
-def test_a_model_that_can_not_be_converted_is_run_by_torch_unless_openvino_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("backend", "name"), [("auto", "openvino"), ("openvino", "openvino"), ("onnx", "onnx")])
+def test_a_model_is_converted_once(
+    monkeypatch: pytest.MonkeyPatch, backend: Backend, name: str, openvino: OpenVinoEmbedder, onnx: OnnxEmbedder
 ) -> None:
-    def refuse(*_: object, **__: object) -> Path:
-        raise Unavailable("an operation that it does not know")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it was converted again"))
+    assert isinstance(load_embedder(packaged_model(), backend=backend), CONVERTED[name])
+
+
+def test_a_model_that_one_back_end_can_not_run_is_run_by_the_next_unless_that_one_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, onnx: OnnxEmbedder
+) -> None:
+    real = converted_model.converted_model
+    refused: list[type[ConvertedEmbedder]] = [OpenVinoEmbedder]
+
+    def refuse(folder: Path, cache_dir: Path, kind: type[ConvertedEmbedder]) -> Path:
+        if kind in refused:
+            raise Unavailable("an operation that it does not know")
+        return real(folder, cache_dir, kind)
 
     monkeypatch.setattr(module, "converted_model", refuse)
+    assert isinstance(load_embedder(packaged_model(), threads=1), OnnxEmbedder)
+    refused.append(OnnxEmbedder)
     assert isinstance(load_embedder(packaged_model(), threads=1), SentenceTransformerEmbedder)
     with pytest.raises(ConfigError, match=r"EMBEDDING_BACKEND is openvino.*operation"):
         load_embedder(packaged_model(), backend="openvino")
+    with pytest.raises(ConfigError, match=r"EMBEDDING_BACKEND is onnx.*operation"):
+        load_embedder(packaged_model(), backend="onnx")
 
 
-def test_what_a_failed_conversion_said_is_told_and_nothing_half_made_stays(tmp_path: Path) -> None:
+def test_a_back_end_that_is_asked_for_and_not_installed_is_a_configuration_error_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uninstall(monkeypatch, "onnx", "onnxscript", "openvino")
+    with pytest.raises(ConfigError, match=r"lacks the packages onnx, onnxscript; pip install 'inference-engine\[embed,onnx\]'"):
+        load_embedder(packaged_model(), backend="onnx")
+    with pytest.raises(ConfigError, match=r"lacks the packages openvino; pip install 'inference-engine\[embed\]'"):
+        load_embedder(packaged_model(), backend="openvino")
+
+
+def test_auto_takes_what_is_installed(monkeypatch: pytest.MonkeyPatch, onnx: OnnxEmbedder) -> None:
+    uninstall(monkeypatch, "openvino")
+    assert isinstance(load_embedder(packaged_model(), threads=1), OnnxEmbedder)
+    uninstall(monkeypatch, "onnxruntime")
+    assert isinstance(load_embedder(packaged_model(), threads=1), SentenceTransformerEmbedder)
+
+
+def test_a_model_that_onnx_runtime_can_not_read_is_told_as_unavailable(tmp_path: Path) -> None:
+    """Its own errors are none that anybody here expects."""
+    (tmp_path / MODEL).write_bytes(b"not a model")
+    with pytest.raises(Unavailable, match="ONNX Runtime can't load"):
+        OnnxEmbedder(tmp_path)
+
+
+def test_onnx_runtime_is_silenced_before_it_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its telemetry is on by default, and begins with the import."""
+    told = "import os\n\nassert os.environ['ORT_DISABLE_TELEMETRY'] == '1'\nraise ImportError('it was silenced')\n"
+    (tmp_path / "onnxruntime.py").write_text(told)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    with pytest.raises(ImportError, match="it was silenced"):
+        session(tmp_path / MODEL)
+
+
+@pytest.mark.parametrize("kind", CONVERTED.values())
+def test_what_a_failed_conversion_said_is_told_and_nothing_half_made_stays(
+    tmp_path: Path, kind: type[OpenVinoEmbedder | OnnxEmbedder]
+) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
     with pytest.raises(Unavailable, match="can't be converted"):
-        converted_model(model, tmp_path / "cache")
+        converted_model.converted_model(model, tmp_path / "cache", kind)
     assert list((tmp_path / "cache" / "embedders").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong_from", [1, 2])
+def test_a_converted_model_that_makes_other_vectors_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: SentenceTransformerEmbedder, wrong_from: int
+) -> None:
+    """Whether of texts together or of each alone."""
+
+    class Wrong:
+        def __init__(self, converted: Path) -> None:
+            self.calls = 0
+
+        def embed(self, texts: list[str]) -> Any:
+            self.calls += 1
+            return -minilm.embed(texts) if self.calls >= wrong_from else minilm.embed(texts)
+
+    monkeypatch.setattr(convert_model, "to_onnx", lambda *_: None)
+    monkeypatch.setitem(CONVERTED, "onnx", Wrong)
+    with pytest.raises(ValueError, match="makes other vectors"):
+        convert_model.convert("onnx", packaged_model(), tmp_path)
+
+
+def test_the_cache_keeps_the_models_that_were_used_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0))
+    models = [tmp_path / f"model-{number}" for number in range(KEPT + 1)]
+    made = []
+    for age, model in enumerate(models[:-1]):
+        model.mkdir()
+        made.append(converted_model.converted_model(model, tmp_path, OnnxEmbedder))
+        os.utime(made[-1], (age, age))
+    models[-1].mkdir()
+    assert converted_model.converted_model(models[0], tmp_path, OnnxEmbedder) == made[0]
+    assert converted_model.converted_model(models[-1], tmp_path, OnnxEmbedder).is_dir()
+    assert [folder.is_dir() for folder in made] == [True, False, *[True] * (KEPT - 2)]
 
 
 def test_minilm_sees_meaning(minilm: SentenceTransformerEmbedder) -> None:
