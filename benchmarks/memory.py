@@ -84,8 +84,9 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=100_000)
     parser.add_argument("--latency-ms", type=float, default=2)
     parser.add_argument("--timeout-s", type=float, default=3600)
+    parser.add_argument("--semantic", action="store_true", help="with the semantic cache on, and its default policy")
     given = parser.parse_args()
-    with simulated_provider(given.latency_ms) as provider, engine(provider, semantic=False) as stack:
+    with simulated_provider(given.latency_ms) as provider, engine(provider, semantic=given.semantic, CACHE_POLICY="learned") as stack:
         stack.run(write_requests(stack.home / "warm-up.jsonl", endless(100), MODEL, "warm-up"))
         provider.reset()
         requests = write_requests(stack.home / "job.jsonl", endless(given.requests), MODEL, "job")
