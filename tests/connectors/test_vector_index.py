@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient
 
+from inference_engine.connectors import qdrant
 from inference_engine.connectors.qdrant import QdrantEdgeIndex, QdrantServerIndex, neighbour_of, payload_of
 from inference_engine.connectors.vector_index import BruteForceIndex
 from inference_engine.pipeline.embed import unit_rows
@@ -242,6 +243,20 @@ def test_searches_stay_right_after_optimizing(tmp_path: Path) -> None:
     found = index.search("acme", "s", rows[:20], 1)
     assert [row[0].point.id for row in found] == [f"p{i}" for i in range(20)]
     index.close()
+
+
+def test_an_index_that_was_written_anew_holds_what_was_left_and_not_its_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qdrant, "_GARBAGE", 1_000)
+    rows = vectors(400)
+    index = QdrantEdgeIndex(tmp_path / "shard", DIMENSION, clock=Time())
+    for i in range(4_000):
+        index.upsert([point(f"p{i}", rows[i % 400])])
+        index.delete([f"p{i - 300}"])
+    assert index.count() == 300
+    assert {row[0].point.id for row in index.search("acme", "s", rows[100:], 1)} == {f"p{i}" for i in range(3_700, 4_000)}
+    assert index._written < 2_000
+    index.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
 
 
 def test_an_unreachable_server_is_unavailable() -> None:
