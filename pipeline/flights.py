@@ -108,7 +108,7 @@ class Entry:
             fields["number"],
             pico,
             fields["at_ms"],
-            *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else ()),
+            *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else (0, "", "")),
             withheld=kind == "charged" and fields.get("answer") is not None,
         )
 

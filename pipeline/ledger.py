@@ -238,7 +238,7 @@ class Ledger:
                           kept=kept, ambiguous_pico=self.possibly_spent(of.flight, but=of.attempt), at_ms=now_ms)  # fmt: skip
 
     def withheld(self, flight: str) -> list[tuple[str, int]]:
-        """Attempts whose answers were held back, in their order, and the offsets of the records that carry them; none once it is answered."""
+        """Attempts whose answers were held back, in their order, and where the records are that carry them; none once it is answered."""
         row = self._row(flight)
         if row.completed is not None:
             return []
