@@ -116,12 +116,12 @@ class Attempt:
     intent: Intent
     permit: Permit
     seat: Seat
+    discards: "Discards"
+    """Of its request."""
     first: Permit | None = None
     """Of the call that this one hedges."""
     tier: str = "standard"
     """How it is sent. A row of a batch is billed as such, though its line reports the plain tier."""
-    discards: "Discards | None" = None
-    """Of its request. None: every answer is given."""
 
     @property
     def ours(self) -> bool:
@@ -228,11 +228,10 @@ class Attempt:
             return Tried("give_up", error)
         answer = Answer(body=reply.body, model_used=self.model.name, usage=reply.usage, paid_pico=paid, finish_reason=reply.finish_reason,
                         request_id=reply.request_id)  # fmt: skip
-        why = None if self.discards is None else await self.discards.why_hold(self, reply)
-        if why is not None and self.discards is not None:
-            return await self._held_back(self.discards, answer, why)
-        discarded = 0 if self.discards is None else self.discards.pico
-        record = self.owned.ledger.completion(self.call, self.intent, answer, self.p.now(), discarded_pico=discarded)
+        why = await self.discards.why_hold(self, reply)
+        if why is not None:
+            return await self._held_back(answer, why)
+        record = self.owned.ledger.completion(self.call, self.intent, answer, self.p.now(), discarded_pico=self.discards.pico)
         encoded = packets.ledger.encode_one(record)
         if len(encoded) > self.p.settings.max_record_bytes:
             said = "the answer is larger than a record of the ledger can be"
@@ -256,7 +255,7 @@ class Attempt:
         await self._book(self._charge(error.usage, paid, str(error)))
         return after(error)
 
-    async def _held_back(self, discards: "Discards", answer: Answer, why: Why) -> Tried:
+    async def _held_back(self, answer: Answer, why: Why) -> Tried:
         """Its cost stands, and is the next answer's to bear. Whoever owns the flight then finds it in the ledger, to give it after all."""
         record = self._charge(answer.usage, answer.paid_pico, SAID[why]).model_copy(
             update={"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding, "answer": answer}
@@ -267,7 +266,7 @@ class Attempt:
             record = record.model_copy(update={"answer": None})
             encoded = packets.ledger.encode_one(record)
         await self._book(record, encoded)
-        discards.keep(record)
+        self.discards.keep(record)
         crash_at("after_held_back")
         return Tried("next_model", Rejected(f"{SAID[why]} ({self.model.name})", code=why))
 

@@ -311,8 +311,8 @@ class _Payment:
                 intending.discard(flight)
             if intent is None:
                 return None
-            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier,
-                              self._discards)  # fmt: skip
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat,
+                              self._discards, first, tier)  # fmt: skip
             if tier == "standard":
                 return await attempt.run()
             # It may take as long as it takes.
