@@ -101,16 +101,10 @@ class Entry:
             pico = fields["paid_pico"]
         else:
             pico = fields.get("cap_pico", 0)
-        return cls(
-            _STATES[kind],
-            fields["flight"],
-            fields["attempt"],
-            fields["number"],
-            pico,
-            fields["at_ms"],
-            *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else (0, "", "")),
-            withheld=kind == "charged" and fields.get("answer") is not None,
-        )
+        timeout_ms, epoch, model = (fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else (0, "", "")
+        withheld = kind == "charged" and fields.get("answer") is not None
+        return cls(_STATES[kind], fields["flight"], fields["attempt"], fields["number"], pico, fields["at_ms"], timeout_ms, epoch, model,
+                   withheld=withheld)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
