@@ -20,7 +20,7 @@ from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Judge, Provider, ProviderReply
 from ..pipeline.provider_batch import FLEX_TIMEOUT_S, WayPrices
-from ..pipeline.unwanted import SAID, FallBack
+from ..pipeline.unwanted import SAID, FallBack, Why
 from ..schemas import packets
 from ..schemas.answers import Answer, Usage
 from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, Intent, LedgerRecord, Unpaid
@@ -116,12 +116,12 @@ class Attempt:
     intent: Intent
     permit: Permit
     seat: Seat
+    discards: "Discards"
+    """Of its request."""
     first: Permit | None = None
     """Of the call that this one hedges."""
     tier: str = "standard"
     """How it is sent. A row of a batch is billed as such, though its line reports the plain tier."""
-    discards: "Discards | None" = None
-    """Of its request. None: every answer is given."""
 
     @property
     def ours(self) -> bool:
@@ -220,18 +220,18 @@ class Attempt:
             raise Unavailable(f"{error} (key {permit.key + 1}; the others are used meanwhile)", code=error.code) from error
 
     async def _completed(self, reply: ProviderReply) -> Tried:
-        intent = self.intent
         try:
             paid = self._paid(reply.usage, reply.service_tier)
         except Unpriced as error:
             # Booked at its cap, since its price is not known; and no more money goes where we can't tell the price.
             await self._ambiguous(AmbiguousError(str(error)))
             return Tried("give_up", error)
-        why = None if self.discards is None else await self.discards.hold(self, reply, paid)
+        answer = Answer(body=reply.body, model_used=self.model.name, usage=reply.usage, paid_pico=paid, finish_reason=reply.finish_reason,
+                        request_id=reply.request_id)  # fmt: skip
+        why = await self.discards.why_hold(self, reply)
         if why is not None:
-            return await self._held_back(reply, paid, why)
-        attempts, spent = self.owned.ledger.spent(intent.flight)
-        record = self._completion(reply, paid, attempts, spent + paid)
+            return await self._held_back(answer, why)
+        record = self.owned.ledger.completion(self.call, self.intent, answer, self.p.now(), discarded_pico=self.discards.pico)
         encoded = packets.ledger.encode_one(record)
         if len(encoded) > self.p.settings.max_record_bytes:
             said = "the answer is larger than a record of the ledger can be"
@@ -241,40 +241,6 @@ class Attempt:
         await self._book(record, encoded)
         crash_at("after_completion")
         return Tried("done")
-
-    async def give(self, reply: ProviderReply, paid: int) -> None:
-        """Gives the answer that was held back, and is booked as charged already; returns when that is durable."""
-        attempts, spent = self.owned.ledger.spent(self.intent.flight)
-        record = self._completion(reply, paid, attempts, spent)
-        discarded = record.discarded_pico - paid
-        await self._book(record.model_copy(update={"kept": True, "discarded_pico": discarded}))
-
-    def _completion(self, reply: ProviderReply, paid: int, attempts: int, spent: int) -> Completion:
-        intent, request = self.intent, self.call.request
-        return Completion(
-            flight=intent.flight,
-            attempt=intent.attempt,
-            number=intent.number,
-            purpose=intent.purpose,
-            request=request,
-            answer=Answer(
-                body=reply.body,
-                model_used=self.model.name,
-                usage=reply.usage,
-                paid_pico=paid,
-                finish_reason=reply.finish_reason,
-                request_id=reply.request_id,
-            ),
-            cap_pico=intent.cap_pico,
-            group=self.call.group,
-            embedding=self.call.embedding,
-            chosen=self.call.route.chosen,
-            attempts=max(attempts, 1),
-            spent_pico=spent,
-            discarded_pico=0 if self.discards is None else self.discards.pico,
-            ambiguous_pico=self.owned.ledger.possibly_spent(intent.flight, but=intent.attempt),
-            at_ms=self.p.now(),
-        )
 
     def _paid(self, usage: Usage, service_tier: str) -> int:
         """What the call was billed, in pico-dollars. Raises `Unpriced`."""
@@ -289,17 +255,26 @@ class Attempt:
         await self._book(self._charge(error.usage, paid, str(error)))
         return after(error)
 
-    async def _held_back(self, reply: ProviderReply, paid: int, why: str) -> Tried:
-        """Its cost stands, and is the next answer's to bear."""
-        record = self._charge(reply.usage, paid, SAID[why])
-        known = {"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding}
-        await self._book(record.model_copy(update=known))
+    async def _held_back(self, answer: Answer, why: Why) -> Tried:
+        """Its cost stands, and is the next answer's to bear. Whoever owns the flight then finds it in the ledger, to give it after all."""
+        record = self._charge(answer.usage, answer.paid_pico, SAID[why]).model_copy(
+            update={"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding, "answer": answer}
+        )
+        encoded = packets.ledger.encode_one(record)
+        if len(encoded) > self.p.settings.max_record_bytes:
+            # It could not be given either: a completion would be as large.
+            record = record.model_copy(update={"answer": None})
+            encoded = packets.ledger.encode_one(record)
+        await self._book(record, encoded)
+        self.discards.keep(record)
+        crash_at("after_held_back")
         return Tried("next_model", Rejected(f"{SAID[why]} ({self.model.name})", code=why))
 
     def _charge(self, usage: Usage, paid: int, reason: str) -> Charged:
         intent = self.intent
         return Charged(flight=intent.flight, attempt=intent.attempt, number=intent.number, model=self.model.name, paid_pico=paid,
-                       usage=usage, reason=reason, request=self.call.request, at_ms=self.p.now())  # fmt: skip
+                       usage=usage, reason=reason, request=self.call.request, purpose=intent.purpose, cap_pico=intent.cap_pico,
+                       at_ms=self.p.now())  # fmt: skip
 
     async def _ambiguous(self, error: AmbiguousError) -> Tried:
         await self._book(

@@ -17,8 +17,10 @@ from ..pipeline.provider_batch import give_up_ms, next_poll_s
 from ..schemas.answers import ErrorInfo
 from ..schemas.ledger import BatchClosed, BatchSubmitted, BatchVoid, Intent
 from ..schemas.requests import Call
-from .attempt import Attempt
+from .attempt import Attempt, IsCurrent
 from .batch_parts import AGAIN_S, AT_ONCE, Keeping
+from .choice import Choice
+from .discards import Discards
 from .limits import Permit
 from .packer import WAIT_S
 
@@ -237,7 +239,10 @@ class Tend:
                         purpose=purpose_of(call, model.name),
                         epoch=batch.epoch, at_ms=batch.at_ms, timeout_ms=batch.timeout_ms)  # fmt: skip
         permit, seat = Permit(0, lambda _: None), self._p.prefixes.outside(request.lane)
-        attempt = Attempt(self._p, self._owned, call, request.lane, lambda: True, model, intent, permit, seat, tier="batch")
+        discards = Discards(self._p, self._owned, call, Choice(self._p, call, request.lane))
+        # Where an answer is held back the call waits again, and who makes it finds the answer in the ledger: as long as that owns the call.
+        waits: IsCurrent = lambda: row.flight in self._owned.ledger.holdings.held  # noqa: E731
+        attempt = Attempt(self._p, self._owned, call, request.lane, waits, model, intent, permit, seat, discards, tier="batch")
         tried = await attempt.settle(result)
         crash_at("in_collection")
         if tried.next == "give_up" and tried.error is not None:

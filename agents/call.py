@@ -167,6 +167,12 @@ class _Payment:
         while True:
             self._steps.count += 1
             self._check()
+            try:
+                await self._discards.take_up()
+            except Unavailable as error:
+                log.warning("nothing is paid until all is known that was", flight=self._request.flight, reason=str(error))
+                await self._rest(None)
+                continue
             candidate = self._choice.candidate()
             if await self._follow(self._decide(candidate), candidate):
                 return
@@ -305,8 +311,8 @@ class _Payment:
                 intending.discard(flight)
             if intent is None:
                 return None
-            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat, first, tier,
-                              self._discards)  # fmt: skip
+            attempt = Attempt(self._p, self._owned, self._call, self._lane, self._is_current, model, intent, permit, seat,
+                              self._discards, first, tier)  # fmt: skip
             if tier == "standard":
                 return await attempt.run()
             # It may take as long as it takes.
@@ -387,7 +393,7 @@ class _Payment:
         if tried.next == "next_model":
             error = tried.error or Rejected("the model can't serve the request")
             if error.code in SAID:
-                self._discards.go_on(model, error)
+                self._discards.go_on(model.name, error)
             else:
                 self._choice.next_model(error)
             return False
@@ -422,11 +428,10 @@ class _Payment:
         return True
 
     async def _fail(self, error: ErrorInfo) -> bool:
-        held = self._discards.best
-        if held is not None:
+        given = self._discards.given()
+        if given is not None:
             # It was paid for, and the others gave none.
-            await held.attempt.give(held.reply, held.paid_pico)
-            self._steps.moved()
+            await self._book(given)
             return True
         purpose: Purpose = "judge" if self._call.judge else "answer"
         await self._book(self._owned.ledger.failure(self._request.flight, self._request, error, self._p.now(), purpose))

@@ -56,9 +56,11 @@ class Choice:
         index = self._later(fits)
         return None if index is None else self._offer(index)
 
-    def go_to_next_that(self, fits: Callable[[Model], bool], error: EngineError) -> None:
-        """Leaves the present model for it; where it is not well any more for the one behind the present one."""
-        self.error = error
+    def leave(self, name: str, fits: Callable[[Model], bool], error: EngineError) -> None:
+        """For the next model behind it that is well and fits; where there is none any more for the one behind it."""
+        self.error, models = error, self._call.route.models
+        if name in models:
+            self._index = max(self._index, models.index(name))
         index = self._later(fits)
         self._go_to(self._index + 1 if index is None else index)
 

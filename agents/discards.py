@@ -1,23 +1,23 @@
 """Paid answers of one request that are held back, because another model of its route may do better, or is to agree."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from ..pipeline.errors import EngineError
+from ..pipeline.errors import EngineError, Rejected, Unavailable
 from ..pipeline.exact import waiter_of
 from ..pipeline.judge import by_value, text_of, told_of
 from ..pipeline.ledger import Policy
-from ..pipeline.models import Model
 from ..pipeline.ports import Case, ProviderReply
 from ..pipeline.structure import violation
-from ..pipeline.unwanted import Why, may_do_better, why_unwanted
+from ..pipeline.unwanted import SAID, Why, may_do_better, why_unwanted
+from ..schemas.ledger import Charged, Completion
+from ..schemas.record import JsonObject
 from ..schemas.requests import Call
 from .attempt import CallParts
 from .choice import Choice
-from .ledger import OwnedLedger
+from .ledger import UNKNOWN, OwnedLedger
 
 if TYPE_CHECKING:
     from .attempt import Attempt
@@ -26,41 +26,61 @@ log = structlog.get_logger(__name__)
 
 JUDGE_S = 5.0
 """So long a judge may take before two answers are taken for different."""
-_BEST_FIRST: tuple[Why, ...] = ("agreement", "structure", "cut_off", "refusal")
+_BEST_FIRST: tuple[str, ...] = ("agreement", "structure", "cut_off", "refusal")
 """Of what is given after all, where nothing better came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An answer that is paid, and not given yet."""
-
-    attempt: "Attempt"
-    reply: ProviderReply
-    paid_pico: int
-    why: Why
-
-
 class Discards:
-    """In memory: after a crash they are only costs, and the request goes on with the attempts that are left to it."""
+    """Each is in the ledger before the next model is asked: who owns the flight after a crash takes them up, and goes on behind them."""
 
     def __init__(self, parts: CallParts, owned: OwnedLedger, call: Call, choice: Choice) -> None:
         self._p = parts
         self._owned = owned
         self._call = call
         self._choice = choice
-        self._held: list[Held] = []
+        self._held: list[Charged] = []
+        self._gone: set[str] = set()
+        """Attempts whose answers the ledger does not keep any more: they are only costs."""
 
     @property
     def pico(self) -> int:
         """What they cost."""
         return sum(held.paid_pico for held in self._held)
 
-    @property
-    def best(self) -> Held | None:
-        """What to give where the others failed."""
-        return min(reversed(self._held), key=lambda held: _BEST_FIRST.index(held.why), default=None)
+    async def take_up(self) -> None:
+        """Learns of those that are in the ledger, and leaves their models. Raises `Unavailable`: one can't be read yet."""
+        known = {held.attempt for held in self._held} | self._gone
+        flight, partition = self._call.request.flight, self._owned.partition
+        for attempt, offset in self._owned.ledger.withheld(flight):
+            if attempt in known:
+                continue
+            if offset == UNKNOWN:
+                await self._owned.news(flight, 1.0, self._p.sleep)
+                raise Unavailable("an answer that was held back is durable, and where is not known until it is read back")
+            try:
+                held = await self._p.ledger.withheld(partition, offset, attempt)
+            except Rejected as error:
+                log.error("an answer that was held back can't be given any more", flight=flight, reason=str(error))
+                self._gone.add(attempt)
+                continue
+            self.keep(held)
+            self.go_on(held.model, Rejected(f"{SAID[held.discarded]} ({held.model})", code=held.discarded))
+            log.info("an answer that was held back before is taken up", flight=flight, model=held.model, reason=held.discarded)
 
-    async def hold(self, attempt: "Attempt", reply: ProviderReply, paid_pico: int) -> Why | None:
+    def keep(self, record: Charged) -> None:
+        """It is durable, and may be given after all."""
+        self._held.append(record)
+
+    def given(self) -> Completion | None:
+        """What to write down where the others failed; None where nothing is held."""
+        kept = [held for held in self._held if held.answer is not None]
+        best = min(reversed(kept), key=lambda held: _BEST_FIRST.index(held.discarded), default=None)
+        if best is None or best.answer is None:
+            return None
+        others = self.pico - best.paid_pico
+        return self._owned.ledger.completion(self._call, best, best.answer, self._p.now(), discarded_pico=others)
+
+    async def why_hold(self, attempt: "Attempt", reply: ProviderReply) -> Why | None:
         """Why the answer is held back and the next model asked; None: it is given."""
         request = self._call.request
         if not attempt.ours:
@@ -68,7 +88,6 @@ class Discards:
         why = self._unwanted(reply) or await self._fails_check(attempt, reply)
         if why is None or not self._may_go_on(why, attempt):
             return None
-        self._held.append(Held(attempt, reply, paid_pico, why))
         log.info("an answer is held back, and another model asked", flight=request.flight, model=attempt.model.name, reason=why)
         return why
 
@@ -85,11 +104,11 @@ class Discards:
             return None
         if route.cascade == "structure":
             return "structure" if violation(self._call.request.body, text_of(reply.body)) is not None else None
-        others = [held.reply for held in self._held if held.why == "agreement"]
-        return None if others and await self._agree(reply, others[-1]) else "agreement"
+        others = [held.answer for held in self._held if held.discarded == "agreement" and held.answer is not None]
+        return None if others and await self._agree(reply.body, others[-1].body) else "agreement"
 
-    async def _agree(self, one: ProviderReply, other: ProviderReply) -> bool:
-        own, known = told_of(one.body), told_of(other.body)
+    async def _agree(self, one: JsonObject, other: JsonObject) -> bool:
+        own, known = told_of(one), told_of(other)
         if own is None or known is None:
             return False
         same = by_value(own, known)
@@ -112,6 +131,11 @@ class Discards:
         policy = Policy(self._p.settings.max_attempts, self._p.on_ambiguous(request.identity.tenant), request.max_cost_pico)
         return self._owned.ledger.may_pay_more(request.flight, policy=policy, cap_pico=following[1])
 
-    def go_on(self, model: Model, error: EngineError) -> None:
-        """To the next model that may do better. `error`: as the attempt ended, with why the answer was held back as its code."""
-        self._choice.go_to_next_that(lambda other: may_do_better(error.code, model, other), error)
+    def go_on(self, name: str, error: EngineError) -> None:
+        """Behind this model, to the next one that may do better. `error`: its code says why the answer was held back."""
+        try:
+            model = self._p.catalogue.get(name)
+        except Rejected:
+            self._choice.leave(name, lambda _: True, error)
+        else:
+            self._choice.leave(name, lambda other: may_do_better(error.code, model, other), error)

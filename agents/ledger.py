@@ -10,12 +10,12 @@ import structlog
 
 from ..connectors.fenced_log import FencedAppend
 from ..connectors.ledger_log import LedgerReader
-from ..pipeline.errors import Stale, StoreFailed, Unavailable
+from ..pipeline.errors import Rejected, Stale, StoreFailed, Unavailable
 from ..pipeline.flights import FlightIndex
 from ..pipeline.held import parse
 from ..pipeline.ledger import Ledger, Owner, Totals
 from ..schemas import packets
-from ..schemas.ledger import BatchPrepared, Completion, Failure, Intent, LedgerRecord, Parked
+from ..schemas.ledger import BatchPrepared, Charged, Completion, Failure, Intent, LedgerRecord, Parked
 from ..schemas.requests import Call
 from .packer import MAX_MEMBERS, Append, Now, Packer
 
@@ -360,6 +360,13 @@ class LedgerStage:
             if isinstance(record, Completion | Failure) and record.flight == flight:
                 return record
         raise Unavailable(f"the outcome of {flight} is not at offset {offset} of {self._topic}/{partition}, where it was written")
+
+    async def withheld(self, partition: int, offset: int, attempt: str) -> Charged:
+        """The record of this attempt, with its answer. Raises `Rejected` where it is not kept any more, `Unavailable`."""
+        for record in packets.ledger.decode(await self._reader.fetch(partition, offset)):
+            if isinstance(record, Charged) and record.attempt == attempt:
+                return record
+        raise Rejected(f"the answer of attempt {attempt} is not at offset {offset} of {self._topic}/{partition}, where it was written")
 
     async def parked(self, owned: OwnedLedger, offset: int) -> dict[str, Call]:
         """Calls that the ledger owns, of the packet at this offset, by flight. Raises `Rejected` where it is not kept, `Unavailable`."""

@@ -14,6 +14,7 @@ POINTS: Mapping[str, str] = {
     "before_intent": "call: everything is decided, nothing is written",
     "after_intent": "call: the intent is committed, nothing is sent",
     "after_send": "call: the answer is here and paid for, nothing is written",
+    "after_held_back": "call: an answer that is not given yet is durable, the next model is not asked",
     "after_completion": "call: the completion is durable, nothing is acknowledged",
     "before_ack": "call: done, not acknowledged",
     "after_parked": "call: the ledger owns the call, its packet is not acknowledged",
@@ -32,6 +33,8 @@ POINTS: Mapping[str, str] = {
 
 OF_BATCHES = frozenset({"after_parked", *(point for point, what in POINTS.items() if what.startswith("batch:"))})
 """Passed only where calls go into provider batches."""
+OF_REFUSALS = frozenset({"after_held_back"})
+"""Passed only where a model refuses, or is cut off, and another one may be asked."""
 
 
 @dataclass(slots=True)

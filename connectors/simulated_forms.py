@@ -59,7 +59,7 @@ def message(asked: Asked, made: Answered, request_id: str, usage: Usage | None =
         "role": "assistant",
         "model": asked.model,
         "content": content,
-        "stop_reason": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}[made.finish],
+        "stop_reason": {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}[made.finish],
         "stop_sequence": None,
         "usage": {
             "input_tokens": asked.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens - usage.cache_write_1h_tokens,
@@ -87,7 +87,7 @@ def cohere_reply(asked: Asked, made: Answered, request_id: str, usage: Usage | N
     billed = {"input_tokens": float(usage.input_tokens), "output_tokens": float(usage.output_tokens)}
     return {
         "id": request_id,
-        "finish_reason": {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL"}[made.finish],
+        "finish_reason": {"stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "content_filter": "ERROR"}[made.finish],
         "message": said,
         "usage": {"billed_units": billed, "tokens": {**billed, "input_tokens": asked.input_tokens + 66.0}},
     }

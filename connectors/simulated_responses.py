@@ -61,6 +61,9 @@ def _parts(content: Any, role: str) -> Any:
     return parts
 
 
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
 def response(asked: Asked, made: Answered, request_id: str, usage: Usage | None = None) -> JsonObject:
     """The response; equal questions get equal answers but for the id. `usage`: None where nothing was cached."""
     usage = usage or Usage(input_tokens=asked.input_tokens, output_tokens=made.output_tokens)
@@ -79,8 +82,8 @@ def response(asked: Asked, made: Answered, request_id: str, usage: Usage | None 
         "object": "response",
         "created_at": CREATED_S,
         "model": asked.model,
-        "status": "incomplete" if made.finish == "length" else "completed",
-        "incomplete_details": {"reason": "max_output_tokens"} if made.finish == "length" else None,
+        "status": "incomplete" if made.finish in _INCOMPLETE else "completed",
+        "incomplete_details": {"reason": _INCOMPLETE[made.finish]} if made.finish in _INCOMPLETE else None,
         "error": None,
         "output": [{"type": "reasoning", "id": f"rs_{request_id}", "summary": []}, *output],
         "usage": {

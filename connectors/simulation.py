@@ -5,7 +5,8 @@ to the byte. Asked whether answers agree (`pipeline/judge_question.py`), it call
 A token is four bytes of UTF-8, rounded up, plus four tokens around each part of the prompt.
 
 Marks in the last user message steer one call: `[[fault:KIND]]`, `[[fault:KIND*3]]` (three times, then well), and
-`[[tokens:200]]` (that many tokens of answer), and `[[answer:lost-card]]` (that word is the answer).
+`[[tokens:200]]` (that many tokens of answer), and `[[answer:lost-card]]` (that word is the answer). `[[refused:MODEL]]` and
+`[[cut-off:MODEL]]` say how that model's answer ends.
 """
 
 import hashlib
@@ -32,7 +33,10 @@ BILLED_FAULTS = frozenset(
 """Billed, and then: the connection closed, or reset within the body; half a JSON or stream; an error in the middle of a stream; ..."""
 FAULTS = UNBILLED_FAULTS | BILLED_FAULTS
 
-_MARK = re.compile(r"\[\[(fault|tokens|answer):([a-z0-9-]+)(?:\*(\d+))?\]\]")
+ENDS = {"refused": "content_filter", "cut-off": "length"}
+"""By mark, the finish reason of the model that it names."""
+
+_MARK = re.compile(r"\[\[(fault|tokens|answer|refused|cut-off):([a-z0-9.-]+)(?:\*(\d+))?\]\]")
 _VOCABULARY = (
     "account card order payment balance limit transfer branch status refund delivery window address number update request "
     "please check open confirm change wait review send visit keep track within before after today online settings help page "
@@ -64,7 +68,7 @@ class Answered:
 
     texts: tuple[str, ...]
     finish: str
-    """stop | length | tool_calls"""
+    """stop | length | tool_calls | content_filter"""
     output_tokens: int
     tool: str | None = None
     arguments: str = ""
@@ -190,6 +194,8 @@ def answer(asked: Asked, book: Mapping[str, str] | None = None) -> Answered:
             text = text.encode()[: 4 * asked.max_tokens].decode("utf-8", "ignore")
             finish = "length"
         texts.append(text)
+    if "[[" in asked.text:
+        finish = next((ENDS[kind] for kind, model, _ in _MARK.findall(asked.text) if kind in ENDS and model == asked.model), finish)
     return Answered(tuple(texts), finish, sum(max(1, tokens(t)) for t in texts))
 
 

@@ -53,6 +53,8 @@ class Entry:
     model: str = ""
     parked: int | None = None
     """Bytes of the body, where the flight was parked; `timeout_ms` is its deadline then, 0 where it has none."""
+    withheld: bool = False
+    """The record carries an answer that was held back."""
 
     @classmethod
     def of(cls, record: FlightRecord) -> "Entry":
@@ -81,7 +83,8 @@ class Entry:
                 record.epoch,
                 record.model,
             )
-        return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms)
+        withheld = isinstance(record, Charged) and record.answer is not None
+        return cls(state, record.flight, record.attempt, record.number, pico, record.at_ms, withheld=withheld)
 
     @classmethod
     def read(cls, fields: dict[str, Any]) -> "Entry":
@@ -98,15 +101,10 @@ class Entry:
             pico = fields["paid_pico"]
         else:
             pico = fields.get("cap_pico", 0)
-        return cls(
-            _STATES[kind],
-            fields["flight"],
-            fields["attempt"],
-            fields["number"],
-            pico,
-            fields["at_ms"],
-            *((fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else ()),
-        )
+        timeout_ms, epoch, model = (fields["timeout_ms"], fields["epoch"], fields["model"]) if kind == "intent" else (0, "", "")
+        withheld = kind == "charged" and fields.get("answer") is not None
+        return cls(_STATES[kind], fields["flight"], fields["attempt"], fields["number"], pico, fields["at_ms"], timeout_ms, epoch, model,
+                   withheld=withheld)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +160,8 @@ class FlightRow:
     last_ms: int = 0
     parked: "Held | None" = None
     """The last time that it was handed over to the ledger."""
+    withheld: dict[str, int] = field(default_factory=dict)
+    """By attempt, the offset of the record that carries its answer, which was held back."""
 
     def learn(self, entry: Entry, offset: int) -> None:
         self.last_ms = max(self.last_ms, entry.at_ms)
@@ -178,6 +178,8 @@ class FlightRow:
         if attempt is None:
             attempt = self.attempts[entry.attempt] = Attempt(entry.number, State.OPEN, 0)
         attempt.learn(entry, entry.state)
+        if entry.withheld:
+            self.withheld[entry.attempt] = min(offset, self.withheld.get(entry.attempt, offset))
         if entry.state is State.COMPLETED and (self.completed is None or (offset, entry.attempt) < (self.completed, self.answer)):
             self.completed, self.answer = offset, entry.attempt
 
@@ -214,14 +216,15 @@ class FlightRow:
     def pack(self) -> bytes:
         attempts = [[id_, a.number, int(a.state), a.pico, a.at_ms, a.timeout_ms, a.epoch, a.model] for id_, a in self.attempts.items()]
         parked = None if self.parked is None else self.parked.values
-        return orjson.dumps([self.completed, self.answer, self.failed, self.failed_ms, self.last_ms, attempts, parked])
+        row = [self.completed, self.answer, self.failed, self.failed_ms, self.last_ms, attempts, parked]
+        return orjson.dumps([*row, self.withheld] if self.withheld else row)
 
     @classmethod
     def unpack(cls, raw: bytes) -> "FlightRow":
         completed, answer, failed, failed_ms, last_ms, attempts, *more = orjson.loads(raw)
         rows = {a[0]: Attempt(a[1], State(a[2]), *a[3:]) for a in attempts}
         parked = Held(*more[0]) if more and more[0] is not None else None  # rows of earlier versions end before
-        return cls(rows, completed, answer, failed, failed_ms, last_ms, parked)
+        return cls(rows, completed, answer, failed, failed_ms, last_ms, parked, more[1] if len(more) > 1 else {})
 
 
 class FlightIndex(Protocol):

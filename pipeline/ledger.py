@@ -20,9 +20,9 @@ from typing import Literal
 
 import orjson
 
-from ..schemas.answers import ErrorInfo
-from ..schemas.ledger import Failure, LedgerRecord, Purpose
-from ..schemas.requests import Request
+from ..schemas.answers import Answer, ErrorInfo
+from ..schemas.ledger import Charged, Completion, Failure, Intent, LedgerRecord, Purpose
+from ..schemas.requests import Call, Request
 from .flights import Attempt, Entry, FlightIndex, FlightRow, Held, State
 from .held import AnyEntry, BatchEntry, Holdings, entry_of
 
@@ -224,6 +224,25 @@ class Ledger:
         attempts, spent = self.spent(flight)
         return Failure(flight=flight, purpose=purpose, request=request, error=error, attempts=attempts, spent_pico=spent,
                        ambiguous_pico=self.possibly_spent(flight), at_ms=now_ms)  # fmt: skip
+
+    def completion(self, call: Call, of: Intent | Charged, answer: Answer, now_ms: int, *, discarded_pico: int) -> Completion:
+        """The record that ends a flight with the answer of an attempt; `Charged`: it was held back, is on the books, and given after all.
+
+        `discarded_pico`: what the answers cost that were held back for this one.
+        """
+        attempts, spent = self.spent(of.flight)
+        kept = isinstance(of, Charged)
+        return Completion(flight=of.flight, attempt=of.attempt, number=of.number, purpose=of.purpose, request=call.request, answer=answer,
+                          cap_pico=of.cap_pico, group=call.group, embedding=call.embedding, chosen=call.route.chosen,
+                          attempts=max(attempts, 1), spent_pico=spent if kept else spent + answer.paid_pico, discarded_pico=discarded_pico,
+                          kept=kept, ambiguous_pico=self.possibly_spent(of.flight, but=of.attempt), at_ms=now_ms)  # fmt: skip
+
+    def withheld(self, flight: str) -> list[tuple[str, int]]:
+        """Attempts whose answers were held back, in their order, and where the records are that carry them; none once it is answered."""
+        row = self._row(flight)
+        if row.completed is not None:
+            return []
+        return sorted(row.withheld.items(), key=lambda item: row.attempts[item[0]].number)
 
     def possibly_spent(self, flight: str, *, but: str = "") -> int:
         """The caps, in pico-dollars, of attempts whose bill is not known; `but`: an attempt that is being written down."""

@@ -26,6 +26,10 @@ PERSONAL = frozenset({"over_budget", "cancelled", "deadline_passed"})
 ANSWERING = frozenset({"answer", "hedge", "audit", "exploration"})
 """Purposes of calls whose completion answers the request that they were made for."""
 
+ANSWERED = 2
+"""Version of the row of a completed attempt. It takes the place of one that says only what was paid: an answer that was held back is given
+after all, or two owners of a batch, one after the other, have judged its row differently."""
+
 Tier = Literal["provider", "exact", "semantic", "coalesced"]
 
 
@@ -94,7 +98,7 @@ class Clerk:
     def _extra(self, record: Completion) -> CostEvent:
         kind = "duplicate" if record.purpose in ANSWERING else record.purpose
         answer = record.answer
-        return _event(record.request, record.at_ms, event_id=record.attempt, version=_version(record), kind=kind, attempt_id=record.attempt,
+        return _event(record.request, record.at_ms, event_id=record.attempt, version=ANSWERED, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
                       purpose=record.purpose, **_tokens(answer.usage))  # fmt: skip
 
@@ -131,7 +135,7 @@ class Clerk:
     def _paid(self, record: Completion) -> CostEvent:
         request, answer = record.request, record.answer
         account = self.account(answer, request.model, "provider", record.at_ms)
-        return _event(request, record.at_ms, event_id=record.attempt, version=_version(record), kind="answer", purpose=record.purpose,
+        return _event(request, record.at_ms, event_id=record.attempt, version=ANSWERED, kind="answer", purpose=record.purpose,
                       attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), source_id=request.fingerprint,
                       latency_ms=max(0, record.at_ms - request.accepted_ms), **_money(account), **_tokens(answer.usage))  # fmt: skip
@@ -305,11 +309,6 @@ def _vector(record: Completion) -> VectorRecord | None:
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )
-
-
-def _version(record: Completion) -> int:
-    """An answer that was held back at first has the row of a charged attempt already, whose place its own takes."""
-    return 2 if record.kept else 1
 
 
 def _held_back(record: Charged) -> JsonObject:

@@ -57,7 +57,7 @@ class Completion(Record):
     spent_pico: int
     """Certain costs of this flight, this attempt included."""
     discarded_pico: int = 0
-    """Of them, those of answers that were held back for this one; as far as the worker knows that made it."""
+    """Of them, those of answers that were held back for this one; as far as they are still in the ledger."""
     kept: bool = False
     """It was held back, booked as charged, and is given after all: nothing better came."""
     ambiguous_pico: int = 0
@@ -126,6 +126,10 @@ class Charged(Record):
     at_ms: int
     discarded: str = ""
     """Why a readable answer was held back and another model asked, see pipeline/unwanted.py; empty: it was not readable."""
+    answer: Answer | None = None
+    """The one that was held back: given after all where nothing better comes, by whoever owns the flight then. None: it can't be."""
+    purpose: Purpose = "answer"
+    cap_pico: int = 0
     chosen: Chosen | None = None
     embedding: str | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from inference_engine.agents import attempt, batch_file, batch_tend, provider_batch
+from inference_engine.agents import call as call_stage
 from inference_engine.agents.attempt import CallParts
 from inference_engine.agents.batch_parts import BatchParts
 from inference_engine.agents.provider_batch import BatchStage
@@ -173,7 +174,7 @@ async def batch_worker(world: BatchWorld, monkeypatch: Any = None, *, point: str
     """A worker that owns partition 0; with a `point` it dies there."""
     death = Death(point, passage)
     if monkeypatch is not None:
-        for module in (attempt, batch_file, batch_tend, provider_batch):
+        for module in (attempt, batch_file, batch_tend, call_stage, provider_batch):
             monkeypatch.setattr(module, "crash_at", death)
 
     async def append(topic: str, key: bytes | None, value: bytes, *, partition: int | None = None) -> int:

@@ -1,7 +1,7 @@
 """Refusals and cut-off answers: the next model of the route is asked, within the same bounds, and nothing that was paid for is lost."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference_engine.agents import attempt
 from inference_engine.agents.attempt import CallSettings
+from inference_engine.agents.discards import Discards
 from inference_engine.pipeline.errors import Ambiguous as AmbiguousError
 from inference_engine.pipeline.errors import Charged as ChargedError
 from inference_engine.pipeline.errors import EngineError, Rejected, Unavailable
@@ -17,8 +19,10 @@ from inference_engine.pipeline.models import Catalogue, Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.schemas.answers import Usage
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure
+from inference_engine.schemas.requests import Call, Route
 
 from ..pipeline.support import catalogue
+from .batchers import Death
 from .payers import CAP, PRICE, Bill, World, call, now, worker
 from .virtual_time import run
 
@@ -103,7 +107,7 @@ def test_an_answer_that_was_held_back_is_given_where_the_next_model_gives_none()
     last = play(of)
     assert isinstance(last, Completion)
     assert (last.kept, last.answer.model_used, last.answer.finish_reason) == (True, "small", "length")
-    assert (last.spent_pico, last.discarded_pico, last.ambiguous_pico) == (PRICE, 0, 2 * CAP)
+    assert (last.spent_pico, last.discarded_pico, last.ambiguous_pico, last.cap_pico) == (PRICE, 0, 2 * CAP, CAP)
     [held] = [r for r in of.records() if isinstance(r, Charged)]
     assert (held.attempt, held.paid_pico) == (last.attempt, last.answer.paid_pico)
 
@@ -190,4 +194,127 @@ def test_a_crash_at_any_time_costs_one_call_more_at_most_and_the_request_is_stil
     records = of.records()
     useless = {r.attempt for r in records if isinstance(r, Ambiguous | Charged)}
     assert len(of.provider.calls) <= min(4, 1 + len(useless))
-    assert sum(isinstance(r, Completion) for r in records) + sum(isinstance(r, Failure) for r in records) == 1
+    [last] = [r for r in records if isinstance(r, Completion | Failure)]
+    held = {r.attempt: r for r in records if isinstance(r, Charged)}
+    asked_in = [attempt for _, _, attempt in of.provider.calls]
+    for r in held.values():
+        assert r.model not in models_of(of)[asked_in.index(r.attempt) + 1 :]
+    paid = {attempt: r.paid_pico for attempt, r in held.items()}
+    assert isinstance(last, Completion) or not held
+    if isinstance(last, Completion):
+        paid[last.attempt] = last.answer.paid_pico
+        assert last.discarded_pico == sum(paid.values()) - last.answer.paid_pico
+    assert last.spent_pico == sum(paid.values())
+
+
+@pytest.fixture
+def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[World, Call], Completion | Failure]:
+    """Asks; the worker dies as soon as an answer that is held back is durable, and another one takes over."""
+
+    def play(of: World, asked: Call) -> Completion | Failure:
+        death = Death("after_held_back")
+        monkeypatch.setattr(attempt, "crash_at", death)
+
+        async def main() -> None:
+            async with worker(of) as one:
+                one.start(asked)
+                await death.happened.wait()
+            async with worker(of) as two:
+                await two.run(asked)
+
+        run(main())
+        [last] = [r for r in of.records() if isinstance(r, Completion | Failure)]
+        return last
+
+    return play
+
+
+Dies = Callable[[World, Call], Completion | Failure]
+ASKED = call("r1", "small", "big", "huge", model="auto")
+
+
+def test_an_answer_that_was_held_back_when_its_worker_died_is_given_by_the_next_one_where_the_other_models_give_none(die: Dies) -> None:
+    of = world(["cut_off", "lost", "lost"])
+    last = die(of, ASKED)
+    assert isinstance(last, Completion)
+    assert (last.kept, last.answer.model_used, last.answer.finish_reason, last.answer.body) == (True, "small", "length", says().body)
+    assert (last.spent_pico, last.discarded_pico, last.ambiguous_pico, last.cap_pico) == (PRICE, 0, 2 * CAP, CAP)
+    assert models_of(of).count("small") == 1
+
+
+def test_what_two_cheap_models_say_is_compared_though_a_worker_died_between_their_answers(die: Dies) -> None:
+    of = world(["fine", "fine"])
+    route = Route(models=("small", "big", "huge"), reason="cascade", cascade="agreement", cheap=2)
+    last = die(of, ASKED.model_copy(update={"route": route}))
+    assert isinstance(last, Completion)
+    assert (last.answer.model_used, last.discarded_pico, models_of(of)) == ("big", PRICE, ["small", "big"])
+
+
+def test_one_that_can_not_be_read_for_a_while_is_waited_for(die: Dies, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = world(["cut_off", "lost", "lost"])
+    fetch, failing = of.topic.fetch, [Unavailable("no broker")] * 3
+
+    async def fetched(partition: int, offset: int) -> bytes:
+        if failing:
+            raise failing.pop()
+        return await fetch(partition, offset)
+
+    monkeypatch.setattr(of.topic, "fetch", fetched)
+    assert isinstance(die(of, ASKED), Completion)
+    assert (failing, models_of(of).count("small")) == ([], 1)
+
+
+def test_one_that_is_not_kept_any_more_is_only_a_cost(die: Dies, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = world(["cut_off", "lost", "lost"])
+
+    async def fetched(partition: int, offset: int) -> bytes:
+        raise Rejected("it is not kept any more", code="answer_expired")
+
+    monkeypatch.setattr(of.topic, "fetch", fetched)
+    last = die(of, ASKED)
+    assert isinstance(last, Failure)
+    assert (last.error.code, last.spent_pico, len(of.provider.calls)) == ("attempts_exhausted", PRICE, 3)
+
+
+def test_one_whose_place_in_the_ledger_is_not_known_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resend hides it until the record is read back; meanwhile the call comes again."""
+    of = world(["cut_off", "lost", "lost"])
+    append = of.topic.append
+
+    async def resent(*record: Any, **more: Any) -> int:
+        await append(*record, **more)
+        return -1
+
+    monkeypatch.setattr(of.topic, "append", resent)
+
+    async def main() -> None:
+        async with worker(of) as one:
+            keep, kept = Discards.keep, asyncio.Event()
+
+            def keeps(self: Discards, record: Charged) -> None:
+                keep(self, record)
+                kept.set()
+
+            monkeypatch.setattr(Discards, "keep", keeps)
+            first = one.start(ASKED)
+            await kept.wait()
+            first.cancel()
+            again = one.start(ASKED)
+            await asyncio.sleep(5)
+            assert of.kinds() == ["intent", "charged"]
+            reading = asyncio.create_task(one.feed())
+            await again
+            reading.cancel()
+
+    run(main())
+    last = of.records()[-1]
+    assert isinstance(last, Completion)
+    assert (last.kept, models_of(of).count("small")) == (True, 1)
+
+
+def test_an_answer_that_is_too_large_for_the_ledger_is_not_given_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OUTCOMES, "cut_off", says("length", "word " * 400))
+    of = world(["cut_off", "lost", "lost"], max_record_bytes=1_500)
+    last = play(of)
+    assert isinstance(last, Failure)
+    assert (last.error.code, last.spent_pico, of.kinds()[1]) == ("attempts_exhausted", PRICE, "charged")

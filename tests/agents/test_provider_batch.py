@@ -2,23 +2,29 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inference_engine.agents.attempt import CallSettings
 from inference_engine.connectors.simulated_batches import BatchOptions
 from inference_engine.connectors.simulation import FaultRule
-from inference_engine.pipeline.errors import Rejected, Unavailable
+from inference_engine.pipeline.errors import Ambiguous, Rejected, Unavailable
+from inference_engine.pipeline.models import Catalogue, Model
+from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.pipeline.prefix import Lifetime, Terms
 from inference_engine.pipeline.provider_batch import WayPrices
 from inference_engine.schemas import packets
-from inference_engine.schemas.ledger import BatchPrepared, Completion, Failure, Intent, Parked
+from inference_engine.schemas.answers import ErrorInfo
+from inference_engine.schemas.ledger import BatchPrepared, Charged, Completion, Failure, Intent, Parked
 from inference_engine.schemas.record import Lane
+from inference_engine.schemas.requests import Call
 
 from .batchers import BATCH_PRICE, HOUR, POINTS, SYNC_PRICE, TRAITS, BatchWorld, batch_worker, patient
-from .payers import World, call
+from .payers import CAP, REPLY, World, call, now
 from .test_call import RolledBack
 from .virtual_time import run
 
@@ -488,3 +494,131 @@ def test_a_cascade_is_not_put_into_a_batch_since_its_answers_are_checked_one_aft
 
     run(main())
     assert Counter(world.records) == {"intent": 1, "completion": 1}
+
+
+def marked(*names: str, mark: str = "[[refused:small]]", **more: Any) -> list[Call]:
+    """Calls that leave the model to the engine, and that the first one of their route refuses, or answers in part."""
+    more = {"model": "auto", **more}
+    return [patient(name, text=f"{mark} {name}", **more).model_copy(update={"route": call("x", "small", "big").route}) for name in names]
+
+
+def outcomes(world: BatchWorld) -> list[Charged | Completion | Failure]:
+    return [record for record in world.world.records() if isinstance(record, Charged | Completion | Failure)]
+
+
+def collected(world: BatchWorld, *calls: Call) -> tuple[int, int, int]:
+    """Certain, ambiguous and open sums when every request has ended."""
+
+    async def main() -> tuple[int, int, int]:
+        async with batch_worker(world) as one:
+            await one.run(*calls)
+            await one.until(lambda: len(ended(world)) == len(calls) and "batch_closed" in world.records)
+            return world.totals(one.worker)
+
+    return run(main())
+
+
+@pytest.mark.parametrize(("mark", "why"), [("[[refused:small]]", "refusal"), ("[[cut-off:small]]", "cut_off")])
+def test_a_row_that_is_refused_or_cut_off_costs_half_and_the_next_model_is_called_for_it(world: BatchWorld, mark: str, why: str) -> None:
+    small, big = world.world.models.models
+    world.world.models = Catalogue((small, replace(big, max_output_tokens=2_000)), "big")
+    assert collected(world, *marked("r1", mark=mark)) == (BATCH_PRICE + SYNC_PRICE, 0, 0)
+    held, given = outcomes(world)
+    assert isinstance(held, Charged)
+    assert (held.discarded, held.model, held.paid_pico) == (why, "small", BATCH_PRICE)
+    assert isinstance(given, Completion)
+    assert (given.answer.model_used, given.spent_pico, given.discarded_pico) == ("big", BATCH_PRICE + SYNC_PRICE, BATCH_PRICE)
+    assert world.records.count("batch_prepared") == 1
+
+
+def test_an_answer_of_a_row_that_was_held_back_is_given_where_the_next_model_gives_none(world: BatchWorld) -> None:
+    async def lost(_model: Model, _number: int) -> ProviderReply:
+        raise Ambiguous("no answer")
+
+    world.world.provider.script = lost
+    assert collected(world, *marked("r1")) == (BATCH_PRICE, 2 * CAP, 0)
+    *_, given = outcomes(world)
+    assert isinstance(given, Completion)
+    assert (given.kept, given.answer.model_used, given.answer.finish_reason, given.discarded_pico) == (True, "small", "content_filter", 0)
+    assert [model for _, model, _ in world.world.provider.calls] == ["big", "big"]
+
+
+@pytest.mark.parametrize("limit", ["named model", "no fallback", "one attempt", "on_ambiguous", "max_cost", "cancelled", "deadline"])
+def test_a_row_for_which_no_more_may_be_paid_is_given_as_it_is(world: BatchWorld, limit: str) -> None:
+    own: dict[str, CallSettings] = {"no fallback": CallSettings(fall_back="never"), "one attempt": CallSettings(max_attempts=1)}
+    world.world.settings = own.get(limit, world.world.settings)
+    world.world.on_ambiguous = "fail" if limit == "on_ambiguous" else "retry"
+    more: Any = {"named model": {"model": "small"}, "max_cost": {"max_cost_pico": 500 + CAP - 1}}.get(limit, {})
+    calls = marked("r1", **more)
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(*calls)
+            await one.until(lambda: "batch_submitted" in world.records)
+            if limit == "cancelled":
+                world.world.cancelled.add("r1")
+            if limit == "deadline":  # it is in nobody's hands until then
+                await one.batches.revoked([0])
+                await asyncio.sleep(24 * HOUR)
+                await one.batches.assigned([0])
+            await one.until(lambda: bool(ended(world)))
+
+    run(main())
+    [given] = outcomes(world)
+    assert isinstance(given, Completion)
+    assert (given.answer.model_used, given.spent_pico, world.world.provider.calls) == ("small", BATCH_PRICE, [])
+
+
+def test_a_row_whose_request_has_ended_meanwhile_is_given_as_it_is_since_nobody_would_ask_the_next_model(world: BatchWorld) -> None:
+    [asked] = marked("r1")
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(asked)
+            await one.until(lambda: "batch_submitted" in world.records)
+            failed = one.worker.ledger._owned[0].ledger.failure(
+                asked.request.flight, asked.request, ErrorInfo(code="x", message="x"), now()
+            )
+            await one.worker.ledger.book(0, failed, 0)
+            await one.until(lambda: "batch_closed" in world.records)
+
+    run(main())
+    assert [record.type for record in outcomes(world)] == ["failure", "completion"]
+    assert world.world.provider.calls == []
+
+
+@pytest.mark.parametrize("point", [*POINTS, "after_held_back", "after_intent", "after_send", "after_completion"])
+def test_a_crash_at_any_point_forgets_no_answer_of_a_row_that_was_held_back(
+    world: BatchWorld, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    calls = [*marked("r1", "r2", "r3"), *(patient(f"s{i}") for i in range(3))]
+
+    async def well_only_once(_model: Model, number: int) -> ProviderReply:
+        if number == 1:
+            return REPLY
+        raise Ambiguous("no answer")
+
+    world.world.provider.script = well_only_once
+
+    async def main() -> None:
+        async with batch_worker(world, monkeypatch, point=point, passage=1) as one:
+            for c in calls:
+                one.worker.start(c)
+            await asyncio.wait_for(one.death.happened.wait(), 48 * HOUR)
+        async with batch_worker(world, monkeypatch) as two:
+            await two.run(*calls)
+            await two.until(
+                within_s=8 * HOUR, done=lambda: len(ended(world)) == 6 and not two.worker.ledger._owned[0].ledger.holdings.open_batches()
+            )
+            certain, _, still_open = world.totals(two.worker)
+            assert still_open == 0
+            paid_plainly = [r for r in outcomes(world) if isinstance(r, Completion) and r.answer.model_used == "big"]
+            assert certain == 6 * BATCH_PRICE + SYNC_PRICE * len(paid_plainly)
+
+    run(main())
+    assert world.paid_in_batches() == 6
+    assert ended(world) == {c.request.identity.custom_id: ["completion"] for c in calls}
+    assert {model for _, model, _ in world.world.provider.calls} == {"big"}
+    held = [r for r in outcomes(world) if isinstance(r, Charged)]
+    assert len(held) == 3
+    assert len(world.world.provider.calls) <= 2 * len(held)

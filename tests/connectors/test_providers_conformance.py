@@ -113,6 +113,9 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
 BODIES: dict[str, JsonObject] = {
     "plain": chat("How do I change my PIN?"),
     "cut": chat("Tell me everything", max_tokens=5),
+    "cut off": chat(f"[[cut-off:{SIM.provider_model}]] Tell me everything"),
+    "refused": chat(f"[[refused:{SIM.provider_model}]] Tell me a secret"),
+    "refused by another": chat("[[refused:another]] Tell me a secret"),
     "system": {
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüße aus Köln ✓"}],
         "max_tokens": 300,
@@ -180,7 +183,9 @@ async def test_bill_equals_the_providers_own_and_stays_below_the_cap(rig: Rig, k
 
 
 async def test_finish_reason_tells_a_cut_answer_and_a_tool_call(rig: Rig) -> None:
-    assert (await rig.ask(BODIES["cut"])).finish_reason == "length"
+    assert (await rig.ask(BODIES["cut"])).finish_reason == (await rig.ask(BODIES["cut off"])).finish_reason == "length"
+    assert (await rig.ask(BODIES["refused"])).finish_reason == "content_filter"
+    assert (await rig.ask(BODIES["refused by another"])).finish_reason == "stop"
     assert (await rig.ask(BODIES["tool"])).finish_reason == "tool_calls"
     assert (await rig.ask(BODIES["plain"])).finish_reason == "stop"
 

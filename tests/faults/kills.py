@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from inference_engine.connectors.crash_points import OF_BATCHES, POINTS
+from inference_engine.connectors.crash_points import OF_BATCHES, OF_REFUSALS, POINTS
 from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure
 
 from ..e2e.waiting import until
@@ -175,7 +175,7 @@ def recovery_that_hangs(scene: Scene) -> None:
 
 
 KILLS = (
-    *(Fault(f"crash at {point}", at(point)) for point in POINTS if point not in OF_BATCHES),
+    *(Fault(f"crash at {point}", at(point)) for point in POINTS if point not in OF_BATCHES | OF_REFUSALS),
     Fault("random kills", random_kills, seeded=True),
     Fault("random kills, no second payment", random_kills, paid_at_most_once, FAIL_IF_AMBIGUOUS, latency_ms=400, seeded=True),
     Fault("zombie", zombie, seeded=True),

@@ -8,6 +8,7 @@ from .kills import KILLS
 from .play import Fault
 from .poison import POISON
 from .providers import PROVIDERS
+from .refusals import REFUSALS
 from .stores import STORES
 
-MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)
+MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *BATCHES, *BROKERS, *PROVIDERS, *REFUSALS, *POISON, *STORES, *DISKS)

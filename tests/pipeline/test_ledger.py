@@ -56,6 +56,9 @@ def outcome(kind: str, of: Intent, paid: int, at_ms: int) -> LedgerRecord:
         return Completion(**base, request=request(), answer=answer(paid_pico=paid), cap_pico=of.cap_pico, attempts=1, spent_pico=paid)
     if kind == "charged":
         return Charged(**base, model="small", paid_pico=paid, usage=USAGE, reason="cut", request=request())
+    if kind == "held_back":
+        return Charged(**base, model="small", paid_pico=paid, usage=USAGE, reason="cut", request=request(), discarded="cut_off",
+                       answer=answer(paid_pico=paid))  # fmt: skip
     if kind == "unpaid":
         return Unpaid(**base, reason="refused")
     return Ambiguous(**base, model="small", cap_pico=of.cap_pico, reason="reset", request=request())
@@ -258,7 +261,8 @@ class Money(RuleBasedStateMachine):
                 for attempt, (flight, _, _) in batch.attempts():
                     self.sent[flight].discard(attempt)
 
-    @rule(kind=st.sampled_from(("completed", "charged", "unpaid", "ambiguous")), paid=st.integers(0, CAP), rows=st.integers(1, 3))
+    @rule(kind=st.sampled_from(("completed", "charged", "held_back", "unpaid", "ambiguous")), paid=st.integers(0, CAP),
+          rows=st.integers(1, 3))  # fmt: skip
     def collect(self, kind: str, paid: int, rows: int) -> None:
         """Some rows of the first batch that has ended; closed when every row has its outcome."""
         worker = self.owner
@@ -294,7 +298,7 @@ class Money(RuleBasedStateMachine):
                 assert batch.batch in {b.key for b in truth.holdings.open_batches()}
 
     @precondition(lambda self: any(w.calls for w in self.workers))
-    @rule(pick=st.randoms(use_true_random=False), kind=st.sampled_from(("completed", "charged", "unpaid", "ambiguous")),
+    @rule(pick=st.randoms(use_true_random=False), kind=st.sampled_from(("completed", "charged", "held_back", "unpaid", "ambiguous")),
           paid=st.integers(0, CAP), twice=st.booleans())  # fmt: skip
     def outcome(self, pick: random.Random, kind: str, paid: int, twice: bool) -> None:
         """A call ends, of the owner or of one that lost the partition long ago; an append may be repeated."""
@@ -351,6 +355,16 @@ class Money(RuleBasedStateMachine):
         assert {b.key: b for b in from_checkpoint.holdings.open_batches()} == {b.key: b for b in truth.holdings.open_batches()}
         for flight in FLIGHTS:
             assert self._decide(from_checkpoint, flight) == self._decide(truth, flight)
+            assert from_checkpoint.withheld(flight) == truth.withheld(flight)
+
+    @invariant()
+    def an_answer_that_was_held_back_is_found_until_the_flight_is_answered(self) -> None:
+        truth = replayed(self.log)
+        for flight in FLIGHTS:
+            answered = any(isinstance(r, Completion) and r.flight == flight for r in self.log)
+            held_back = {r.attempt: r for r in reversed(self.log) if isinstance(r, Charged) and r.flight == flight and r.answer is not None}
+            found = [self.log[offset] for _, offset in truth.withheld(flight)]
+            assert found == ([] if answered else sorted(held_back.values(), key=lambda r: r.number))
 
 
 def _copy(index: MemoryFlightIndex) -> MemoryFlightIndex:
@@ -453,6 +467,8 @@ def test_rows_are_forgotten_only_after_the_horizon() -> None:
     [
         *a_history(),
         failure("f", 3),
+        outcome("charged", intent("f", 1, "e", 1), 5, 2),
+        outcome("held_back", intent("f", 1, "e", 1), 5, 2),
         outcome("unpaid", intent("f", 1, "e", 1), 0, 2),
         parked("f", 4),
         parked("f", 4, deadline_ms=9),
@@ -468,10 +484,30 @@ def test_replay_reads_from_the_bytes_what_the_record_says(record: LedgerRecord) 
 
 def test_a_row_survives_its_packing() -> None:
     row = FlightRow()
-    for offset, record in enumerate([*a_history(), failure("f", 3), parked("f", 4, deadline_ms=9)]):
+    held_back = outcome("held_back", intent("f", 3, "e1", 100), 5, 110)
+    for offset, record in enumerate([*a_history(), failure("f", 3), parked("f", 4, deadline_ms=9), held_back]):
+        assert FlightRow.unpack(row.pack()) == row
         row.learn(Entry.of(record), offset)  # type: ignore[arg-type]
     assert row.parked is not None
+    assert list(row.withheld) == ["f/3/e1"]
     assert FlightRow.unpack(row.pack()) == row
+
+
+def test_an_answer_that_was_held_back_is_found_however_its_record_was_read_and_no_longer_once_the_flight_is_answered() -> None:
+    """`UNKNOWN` stands for a record of which only the broker knows where it is."""
+    unknown = 2**62
+    first, second = intent("f", 1, "e0", 0), intent("f", 2, "e0", 9)
+    for offsets in ((unknown, 7), (7, unknown), (9, 7, unknown, 9)):
+        ledger = Ledger(index := MemoryFlightIndex())
+        for offset in offsets:
+            ledger.apply(outcome("held_back", second, 5, 8), 3)
+            ledger.apply(outcome("held_back", first, 5, 3), offset)
+            ledger.checkpoint()
+            ledger = Ledger(index)
+        assert ledger.withheld("f") == [(first.attempt, 7), (second.attempt, 3)]
+        ledger.apply(outcome("completed", first, 5, 10), 11)
+        assert ledger.withheld("f") == []
+        assert ledger.totals.certain == 10
 
 
 def test_a_row_of_an_earlier_version_without_the_place_for_parking_is_read() -> None:

@@ -130,14 +130,16 @@ def test_what_was_paid_for_an_answer_that_was_held_back_is_a_loss_of_routing() -
     assert Decimal(lines[0]) - Decimal(lines[1]) == Decimal(80).scaleb(-12)
 
 
-def test_an_answer_that_was_given_after_all_takes_the_place_of_its_charge_in_the_costs() -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_answer_that_was_given_after_all_takes_the_place_of_its_charge_in_the_costs(kept: bool) -> None:
+    """`kept`: by who had held it back; else by a predecessor, who had the same row of a batch and gave it as it was."""
     asked = request()
-    charge, given = CLERK.outcome(held_back(asked)).cost, CLERK.outcome(completion(asked, kept=True)).cost
+    charge, given = CLERK.outcome(held_back(asked)).cost, CLERK.outcome(completion(asked, kept=kept)).cost
     assert charge is not None
     assert given is not None
     assert (given.event_id, given.kind) == (charge.event_id, "answer")
     assert given.version > charge.version
-    late = CLERK.in_vain(waiter_of(asked), made(asked, kept=True))
+    late = CLERK.in_vain(waiter_of(asked), made(asked, kept=kept))
     assert late.version > given.version
 
 
