@@ -246,7 +246,7 @@ class _Payment:
         )
 
     def _stop(self, candidate: tuple[Model, int] | None) -> ErrorInfo | None:
-        if self._call.judge and not self._p.awaited(self._owned.partition, self._request.flight):
+        if self._call.judge and self._call.asks != "grade" and not self._p.awaited(self._owned.partition, self._request.flight):
             return ErrorInfo(code="not_awaited", message="the worker that wanted to know whether answers agree is gone: it is not paid for")
         return why_stop(
             cancelled=self._p.cancelled(self._request),
@@ -428,7 +428,7 @@ class _Payment:
             await held.attempt.give(held.reply, held.paid_pico)
             self._steps.moved()
             return True
-        purpose: Purpose = "judge" if self._call.judge else "answer"
+        purpose: Purpose = self._call.asks if self._call.judge else "answer"
         await self._book(self._owned.ledger.failure(self._request.flight, self._request, error, self._p.now(), purpose))
         return True
 

@@ -45,7 +45,7 @@ from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
 from .worker import Worker, now_ms
-from .worker_parts import Judging, Learning, SemanticParts, WorkerParts
+from .worker_parts import Grading, Judging, Learning, SemanticParts, WorkerParts
 
 log = structlog.get_logger(__name__)
 
@@ -140,15 +140,23 @@ def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learn
 def judging_of(settings: Settings, catalogue: Catalogue) -> Judging | None:
     """The model that compares answers; None where their embeddings do. Raises `ConfigError` where it can't be asked, or has no price."""
     name = settings.caching.judge_model
-    if name is None:
-        return None
+    return None if name is None else _judging(settings, catalogue, name, "CACHE_JUDGE_MODEL can't compare answers")
+
+
+def grading_of(settings: Settings, catalogue: Catalogue) -> Grading | None:
+    """The model that says what answers are worth; None where none is named. Raises `ConfigError` as `judging_of` does."""
+    name, rate = settings.routing.judge_model, settings.routing.judge_rate
+    return None if name is None else Grading(_judging(settings, catalogue, name, "ROUTING_JUDGE_MODEL can't grade answers"), rate)
+
+
+def _judging(settings: Settings, catalogue: Catalogue, name: str, otherwise: str) -> Judging:
     try:
         model = catalogue.get(name)
         rates(model, "standard", day_of(now_ms()))
     except (Rejected, Unpriced) as error:
-        raise ConfigError(f"CACHE_JUDGE_MODEL can't compare answers: {error}") from None
+        raise ConfigError(f"{otherwise}: {error}") from None
     rules = rules_of(settings, catalogue)
-    return Judging(model.name, lambda tenant: rules.forbids(model, tenant) is None)
+    return Judging(model, lambda tenant: rules.forbids(model, tenant) is None)
 
 
 def _call_settings(settings: Settings) -> CallSettings:
@@ -229,6 +237,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
         decide_route=route_with(settings, catalogue, routers, experiments),
         routers=routers,
+        grading=grading_of(settings, catalogue),
         semantic=_semantic(settings, catalogue, folder),
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,

@@ -121,6 +121,13 @@ class RoutingConfig(Group):
         "ROUTING_EXPLORATION", 0.05, "share of `auto` requests that learned answers by another model to learn, at most", ge=0, le=0.05,
         allow_inf_nan=False,
     )  # fmt: skip
+    judge_model: str | None = env(
+        "ROUTING_JUDGE_MODEL", None, "a model that grades answers, for the learned policy to learn from; unset: only users do"
+    )
+    judge_rate: float = env(
+        "ROUTING_JUDGE_RATE", 0.05, "share of the answers to `auto` under the learned policy that it grades", ge=0, le=1,
+        allow_inf_nan=False,
+    )  # fmt: skip
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
     equivalents: Mapping[str, tuple[str, ...]] = env(

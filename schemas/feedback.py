@@ -26,6 +26,9 @@ class FeedbackLine(Record):
     score: Score
 
 
+Speaker = Literal["user", "judge"]
+
+
 class Rated(Record):
     """A packet member on `lessons`: what somebody said of the answer."""
 
@@ -33,6 +36,8 @@ class Rated(Record):
     v: int = SCHEMA_VERSION
     identity: Identity
     score: Score
+    source: Speaker = "user"
+    """A judge is a model that was asked; what users say of the same answer counts, whichever came last."""
     at_ms: int
 
 
@@ -61,7 +66,11 @@ class LessonRow(Record):
 
     served: Served | None = None
     score: float | None = None
+    """As users say."""
     rated_ms: int = 0
+    judged: float | None = None
+    """As a judge says."""
+    judged_ms: int = 0
 
 
 class RouterRow(Record):

@@ -11,9 +11,13 @@ from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
 from .requests import Call, Chosen, Request
 
-Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
+Purpose = Literal["answer", "hedge", "audit", "judge", "grade", "priming", "exploration"]
 """`audit`: of the answer too, where a known one would have been shared.
+`judge`, `grade`: a model is asked about answers, see `Call.asks`.
 `hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
+
+ASKING = frozenset({"judge", "grade"})
+"""Purposes of questions about answers: nobody is answered by them."""
 
 
 class Intent(Record):
@@ -99,7 +103,7 @@ class Failure(Record):
     v: int = SCHEMA_VERSION
     flight: str
     purpose: Purpose = "answer"
-    """`judge`: nobody was to be answered."""
+    """Of a question about answers: nobody was to be answered."""
     request: Request
     error: ErrorInfo
     attempts: int

@@ -17,6 +17,10 @@ Cascade = Literal["off", "structure", "agreement"]
 """How a cheaper answer is checked: by the form that the request asks for, or by another cheap model's answer that says the same."""
 
 
+Asks = Literal["judge", "grade"]
+"""What a model is asked about answers: whether known ones agree, or what one is worth, for the router to learn from."""
+
+
 class EngineOptions(Record):
     """What this engine understands beyond the OpenAI form."""
 
@@ -188,8 +192,10 @@ class Call(Record):
     audit: bool = False
     """A known answer would have been shared; the request is paid for all the same, so that the two can be compared."""
     judge: bool = False
-    """It asks a model whether known answers agree. Nobody is answered by it: the request is the engine's own, under the identity of the
-    one that it is booked to."""
+    """It asks a model about answers. Nobody is answered by it: the request is the engine's own, under the identity of the one that it is
+    booked to."""
+    asks: Asks = "judge"
+    """What it asks, where it is such a question."""
 
 
 Lookup.model_rebuild()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from inference_engine.pipeline.exact import waiter_key
 from inference_engine.pipeline.fingerprint import unshared
 from inference_engine.pipeline.respond import ANSWERING, complete, error_id
-from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Parked
+from inference_engine.schemas.ledger import ASKING, Ambiguous, Charged, Completion, Failure, Parked
 from inference_engine.schemas.requests import Lookup
 
 from .evidence import Evidence, Placed, Snapshot, T
@@ -156,7 +156,7 @@ def of_ledger(e: Evidence, known: Further, at: Snapshot) -> Found:
     for r in below(e.ledger, at):
         if not isinstance(r, Completion | Failure | Ambiguous | Charged):
             continue
-        if isinstance(r, Failure) and r.purpose == "judge":
+        if isinstance(r, Failure) and r.purpose in ASKING:
             continue  # a question that nobody waits for: no answer, and nothing was paid
         where = f"flight {r.flight[:12]} was committed"
         event = error_id(r.request.identity, r.request.fingerprint) if isinstance(r, Failure) else r.attempt
