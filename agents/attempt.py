@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -47,6 +47,16 @@ KEY_REST_S = 60.0
 Reemit = Callable[[int, Completion | Failure], Awaitable[None]]
 
 
+class Check(Protocol):
+    """Says what a cheap answer of a cascade is worth, before it is given."""
+
+    async def __call__(
+        self, partition: int, call: Call, attempt: str, answer: JsonObject, is_current: IsCurrent, wait_s: float
+    ) -> float | None:
+        """`answer`: the body of what `attempt` brought. 0 to 1; None where nobody told within `wait_s` seconds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """Times in seconds."""
@@ -63,6 +73,8 @@ class CallSettings:
     """Answers are asked for as streams."""
     fall_back: FallBack = "auto"
     """For whom another model is asked where one refuses, or is cut off."""
+    cascade_score: float = 0.7
+    """From which the check of a cascade accepts a cheap answer, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ class CallParts:
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
     judge: Callable[[], Judge | None] = lambda: None
     """Compares the answers of a cascade that are free text."""
+    check: Check | None = None
+    """None: nobody grades, and no cheap answer passes."""
 
     def timeout_s(self, tier: str) -> float:
         return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
@@ -272,9 +286,14 @@ class Attempt:
             attempts=max(attempts, 1),
             spent_pico=spent,
             discarded_pico=0 if self.discards is None else self.discards.pico,
+            judged=self._judged,
             ambiguous_pico=self.owned.ledger.possibly_spent(intent.flight, but=intent.attempt),
             at_ms=self.p.now(),
         )
+
+    @property
+    def _judged(self) -> float | None:
+        return None if self.discards is None else self.discards.scores.get(self.intent.attempt)
 
     def _paid(self, usage: Usage, service_tier: str) -> int:
         """What the call was billed, in pico-dollars. Raises `Unpriced`."""
@@ -292,7 +311,7 @@ class Attempt:
     async def _held_back(self, reply: ProviderReply, paid: int, why: str) -> Tried:
         """Its cost stands, and is the next answer's to bear."""
         record = self._charge(reply.usage, paid, SAID[why])
-        known = {"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding}
+        known = {"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding, "judged": self._judged}
         await self._book(record.model_copy(update=known))
         return Tried("next_model", Rejected(f"{SAID[why]} ({self.model.name})", code=why))
 

@@ -21,14 +21,14 @@ from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.coalesce import load_clustering
-from ..pipeline.errors import ConfigError, Rejected, Unpriced
+from ..pipeline.errors import ConfigError
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.learned import LearnedSettings
-from ..pipeline.models import Catalogue, ProviderName
+from ..pipeline.models import Catalogue, Model, ProviderName
 from ..pipeline.ports import BatchProvider, Provider, VectorIndex
-from ..pipeline.prices import day_of, rates
+from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy
 from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
@@ -40,7 +40,7 @@ from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routers import Routers
-from .routing import policies_of, route_with, rules_of
+from .routing import asked_model, judge_of, policies_of, route_with, rules_of
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
@@ -140,21 +140,18 @@ def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learn
 def judging_of(settings: Settings, catalogue: Catalogue) -> Judging | None:
     """The model that compares answers; None where their embeddings do. Raises `ConfigError` where it can't be asked, or has no price."""
     name = settings.caching.judge_model
-    return None if name is None else _judging(settings, catalogue, name, "CACHE_JUDGE_MODEL can't compare answers")
+    if name is None:
+        return None
+    return _judging(settings, catalogue, asked_model(catalogue, name, "CACHE_JUDGE_MODEL can't compare answers"))
 
 
 def grading_of(settings: Settings, catalogue: Catalogue) -> Grading | None:
     """The model that says what answers are worth; None where none is named. Raises `ConfigError` as `judging_of` does."""
-    name, rate = settings.routing.judge_model, settings.routing.judge_rate
-    return None if name is None else Grading(_judging(settings, catalogue, name, "ROUTING_JUDGE_MODEL can't grade answers"), rate)
+    model = judge_of(settings, catalogue)
+    return None if model is None else Grading(_judging(settings, catalogue, model), settings.routing.judge_rate)
 
 
-def _judging(settings: Settings, catalogue: Catalogue, name: str, otherwise: str) -> Judging:
-    try:
-        model = catalogue.get(name)
-        rates(model, "standard", day_of(now_ms()))
-    except (Rejected, Unpriced) as error:
-        raise ConfigError(f"{otherwise}: {error}") from None
+def _judging(settings: Settings, catalogue: Catalogue, model: Model) -> Judging:
     rules = rules_of(settings, catalogue)
     return Judging(model, lambda tenant: rules.forbids(model, tenant) is None)
 
@@ -169,6 +166,7 @@ def _call_settings(settings: Settings) -> CallSettings:
         give_up_s=settings.give_up_seconds,
         max_record_bytes=6_000_000,
         stream=settings.provider_streaming,
+        cascade_score=settings.routing.cascade_score,
         fall_back=settings.routing.fallback_on_answers if settings.routing.fallback_enabled else "never",
     )
 

@@ -26,7 +26,9 @@ log = structlog.get_logger(__name__)
 
 JUDGE_S = 5.0
 """So long a judge may take before two answers are taken for different."""
-_BEST_FIRST: tuple[Why, ...] = ("agreement", "structure", "cut_off", "refusal")
+CHECK_S = 30.0
+"""So long a judge may take to grade a cheap answer, before the next model is asked."""
+_BEST_FIRST: tuple[Why, ...] = ("agreement", "judge", "structure", "cut_off", "refusal")
 """Of what is given after all, where nothing better came."""
 
 
@@ -49,6 +51,8 @@ class Discards:
         self._call = call
         self._choice = choice
         self._held: list[Held] = []
+        self.scores: dict[str, float] = {}
+        """What a judge found answers to be worth, by attempt."""
 
     @property
     def pico(self) -> int:
@@ -85,8 +89,24 @@ class Discards:
             return None
         if route.cascade == "structure":
             return "structure" if violation(self._call.request.body, text_of(reply.body)) is not None else None
+        if route.cascade == "judge":
+            # Where no more may be paid for, the answer is given whatever a judge would say.
+            return "judge" if self._may_go_on("judge", attempt) and not await self._passes(attempt, reply) else None
         others = [held.reply for held in self._held if held.why == "agreement"]
         return None if others and await self._agree(reply, others[-1]) else "agreement"
+
+    async def _passes(self, attempt: "Attempt", reply: ProviderReply) -> bool:
+        intent, request, p = attempt.intent, self._call.request, self._p
+        if p.check is None:
+            return False
+        # An attempt that has no outcome by then may be taken for lost, and paid for once more.
+        ends = min(intent.at_ms + intent.timeout_ms, request.deadline_ms or intent.at_ms + intent.timeout_ms)
+        wait_s = min(CHECK_S, (ends - p.now()) / 1000)
+        score = await p.check(self._owned.partition, self._call, intent.attempt, reply.body, attempt.is_current, wait_s)
+        if score is None:
+            return False
+        self.scores[intent.attempt] = score
+        return score >= p.settings.cascade_score
 
     async def _agree(self, one: ProviderReply, other: ProviderReply) -> bool:
         own, known = told_of(one.body), told_of(other.body)

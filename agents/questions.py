@@ -8,7 +8,7 @@ that dies forgets who wanted to know: what was sent is settled by the next owner
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,9 +42,18 @@ class Questions:
         self._send = send
         self._asked: dict[tuple[int, str], _Question] = {}
         """By partition and flight."""
+        self._begun: set[asyncio.Task[None]] = set()
 
-    async def ask(self, partition: int, call: Call, read: Callable[[JsonObject], T | None], wait_s: float) -> T | None:
-        """What `read` makes of the reply's body; None: it was not asked, did not tell, or not in time."""
+    async def ask(
+        self,
+        partition: int,
+        call: Call,
+        read: Callable[[JsonObject], T | None],
+        wait_s: float,
+        make: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> T | None:
+        """What `read` makes of the reply's body; None: it was not asked, did not tell, or not in time. `make`: makes the call at once,
+        where it can't wait behind all that lies on the topic."""
         place = partition, call.request.flight
         question = self._asked.get(place)
         try:
@@ -52,6 +61,8 @@ class Questions:
                 if question is None:
                     question = self._asked[place] = _Question(asyncio.get_running_loop().create_future(), read, call.asks)
                     await self._send(partition, call)
+                    if make is not None:
+                        self._begin(make())
                 said: T | None = await asyncio.shield(question.said)
                 return said
         except TimeoutError:
@@ -61,6 +72,16 @@ class Questions:
             log.warning("a model was not asked about answers", asked=call.asks, reason=repr(error))
         self._end(place, None)
         return None
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="ask a model at once")
+        self._begun.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: "asyncio.Task[None]") -> None:
+        self._begun.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("a question was not asked at once: it is when its turn on the topic comes", reason=str(error))
 
     def _end(self, place: tuple[int, str], said: Any) -> None:
         question = self._asked.pop(place, None)

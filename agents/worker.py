@@ -27,7 +27,7 @@ from ..pipeline.semantic import StaticPolicy
 from ..schemas.ledger import ASKING, Completion, Failure
 from ..schemas.record import Lane
 from ..schemas.requests import Call
-from .attempt import CallParts
+from .attempt import CallParts, IsCurrent
 from .batch_parts import BatchParts
 from .call import CallStage
 from .call_agent import CallAgent
@@ -35,7 +35,7 @@ from .coalesce import CoalesceStage
 from .embed import EmbedQueue, EmbedStage
 from .exact import ExactStage
 from .feedback import FeedbackStage
-from .grader import Grader
+from .grader import Checker, Grader
 from .health import Health
 from .ingest import IngestStage
 from .judge import EmbeddingJudge
@@ -175,7 +175,18 @@ class Worker:
             awaited=self.questions.awaits,
             hedge=parts.hedge,
             judge=lambda: self.likeness,
+            check=self._check(),
         )
+
+    def _check(self) -> Checker | None:
+        grading = self.parts.grading
+        if grading is None:
+            return None
+
+        async def make(partition: int, call: Call, is_current: IsCurrent) -> None:
+            await self.calls.run(partition, call, call.request.lane, is_current)
+
+        return Checker(grading.judge.model, self.questions, make, grading.judge.may, now_ms)
 
     def _batch_parts(self) -> BatchParts:
         parts = self.parts

@@ -82,13 +82,15 @@ def served(record: Completion) -> Served | None:
         features=_features(record.request),
         embedding=record.embedding,
         refused=refused(record.answer.body, record.answer.finish_reason),
+        judged=record.judged,
         at_ms=record.at_ms,
     )
 
 
 def declined(record: Charged) -> Served | None:
-    """What there is to learn from an answer that was held back for being none; None where no router that learns chose a model."""
-    if record.chosen is None or record.discarded not in WORTHLESS:
+    """What there is to learn from an answer that was held back for being none, or not good enough; None where that is nothing, or no
+    router that learns chose a model."""
+    if record.chosen is None or (record.discarded not in WORTHLESS and record.judged is None):
         return None
     return Served(
         identity=record.request.identity,
@@ -96,7 +98,8 @@ def declined(record: Charged) -> Served | None:
         chosen=record.chosen,
         features=_features(record.request),
         embedding=record.embedding,
-        refused=True,
+        refused=record.discarded in WORTHLESS,
+        judged=record.judged,
         attempt=record.attempt,
         at_ms=record.at_ms,
     )
@@ -139,7 +142,7 @@ def lesson_of(row: LessonRow) -> Lesson | None:
     score = 0.0 if row.score is None and known.refused else row.score
     judged = score is None
     if judged:
-        score = row.judged
+        score = known.judged if row.judged is None else row.judged
     if score is None:
         return None
     own = known.model == known.chosen.model

@@ -28,6 +28,7 @@ TOP = 10
 REQUEST_CHARS, SYSTEM_CHARS, ANSWER_CHARS = 6_000, 2_000, 6_000
 """What it is shown of each, from the beginning."""
 _CUT = "…"
+_CHARS_A_TOKEN, _REPLY_TOKENS = 4, 16
 
 
 def question_of(model: str, asked: JsonObject, answer: JsonObject) -> JsonObject | None:
@@ -49,6 +50,12 @@ def score_of(body: JsonObject) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return score / TOP if type(score) in (int, float) and 0 <= score <= TOP else None
+
+
+def expected_tokens(input_tokens: int, output_tokens: int) -> tuple[int, int]:
+    """Of the question about an answer, and of its reply: what comparing prices needs. The counts are the request's own."""
+    shown = min(input_tokens, (REQUEST_CHARS + SYSTEM_CHARS) // _CHARS_A_TOKEN) + min(output_tokens, ANSWER_CHARS // _CHARS_A_TOKEN)
+    return len(INSTRUCTIONS) // _CHARS_A_TOKEN + shown, _REPLY_TOKENS
 
 
 def flight_of(model: str, flight: str, attempt: str = "") -> str:

@@ -95,10 +95,12 @@ class Clerk:
     def _extra(self, record: Completion) -> CostEvent:
         kind = "duplicate" if record.purpose in ANSWERING else "judge" if record.purpose in ASKING else record.purpose
         answer = record.answer
-        score = score_of(answer.body) if record.purpose == "grade" else None
+        score = score_of(answer.body) if record.purpose in ("grade", "cascade") else None
+        # A check of a cheap answer is what its choice costs: routing has saved so much less.
+        checked = {"saved_routing_pico": -answer.paid_pico} if record.purpose == "cascade" else {}
         return _event(record.request, record.at_ms, event_id=record.attempt, version=_version(record), kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
-                      purpose=record.purpose, score=score, **_tokens(answer.usage))  # fmt: skip
+                      purpose=record.purpose, score=score, **checked, **_tokens(answer.usage))  # fmt: skip
 
     def in_vain(self, owner: Waiter, record: AnswerRecord) -> CostEvent:
         """The row of a call whose request had been answered by then: it takes the place of the one that the ledger's completion gave."""

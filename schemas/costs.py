@@ -22,7 +22,8 @@ class CostEvent(Record):
     purpose: str = ""
     """Of the call: answer, hedge, audit (it paid for what a known answer would have answered), exploration (its model was taken to learn
     what its answers are worth), fallback or cascade (its answer was held back, `error_code` says why, and another model asked), judge or
-    grade (it was asked about answers: whether they agree, or what one is worth). Empty for hits."""
+    grade (it was asked about answers: whether they agree, or what one is worth; of the kind `judge`, cascade is what a cheap answer is
+    worth). Empty for hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""

@@ -58,6 +58,8 @@ class Served(Record):
     """The model gave no answer, or half of one: worth nothing, unless somebody says otherwise."""
     attempt: str = ""
     """Of an answer that was held back, and another model asked; empty: the one that was given."""
+    judged: float | None = None
+    """What a judge found it to be worth before it was given."""
     at_ms: int
 
 

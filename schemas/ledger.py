@@ -11,12 +11,12 @@ from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
 from .requests import Call, Chosen, Request
 
-Purpose = Literal["answer", "hedge", "audit", "judge", "grade", "priming", "exploration"]
+Purpose = Literal["answer", "hedge", "audit", "judge", "grade", "cascade", "priming", "exploration"]
 """`audit`: of the answer too, where a known one would have been shared.
-`judge`, `grade`: a model is asked about answers, see `Call.asks`.
+`judge`, `grade`, `cascade`: a model is asked about answers, see `Call.asks`.
 `hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
 
-ASKING = frozenset({"judge", "grade"})
+ASKING = frozenset({"judge", "grade", "cascade"})
 """Purposes of questions about answers: nobody is answered by them."""
 
 
@@ -66,6 +66,8 @@ class Completion(Record):
     """It was held back, booked as charged, and is given after all: nothing better came."""
     ambiguous_pico: int = 0
     """The caps of the flight's other attempts whose bill is not known: possibly spent on top."""
+    judged: float | None = None
+    """What the check of a cascade found it to be worth, 0 to 1."""
     at_ms: int
 
 
@@ -132,6 +134,8 @@ class Charged(Record):
     """Why a readable answer was held back and another model asked, see pipeline/unwanted.py; empty: it was not readable."""
     chosen: Chosen | None = None
     embedding: str | None = None
+    judged: float | None = None
+    """What the check of a cascade found it to be worth, 0 to 1."""
 
 
 class Parked(Record):

@@ -13,12 +13,14 @@ MAX_NAME = 256
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
-Cascade = Literal["off", "structure", "agreement"]
-"""How a cheaper answer is checked: by the form that the request asks for, or by another cheap model's answer that says the same."""
+Cascade = Literal["off", "structure", "agreement", "judge"]
+"""How a cheaper answer is checked: by the form that the request asks for, by another cheap model's answer that says the same, or by a
+model that grades it."""
 
 
-Asks = Literal["judge", "grade"]
-"""What a model is asked about answers: whether known ones agree, or what one is worth, for the router to learn from."""
+Asks = Literal["judge", "grade", "cascade"]
+"""What a model is asked about answers: whether known ones agree; what one is worth, for the router to learn from; what a cheap one is
+worth, before it is given."""
 
 
 class EngineOptions(Record):

@@ -213,6 +213,13 @@ async def test_an_answer_that_a_cache_gave_is_not_graded() -> None:
     assert len(flow.provider.graded) == 1
 
 
+def test_an_answer_that_was_graded_before_it_was_given_is_not_graded_again() -> None:
+    grader = Grader(BIG, 1.0, lambda _: True, lambda: 1)
+    record = completion(request(), chosen=Chosen(model="small", costs=COSTS))
+    assert grader.label(record) is not None
+    assert grader.label(record.model_copy(update={"judged": 0.8})) is None
+
+
 def test_a_question_keeps_an_urgent_answer_in_work_no_longer_than_its_lane_allows() -> None:
     async def main() -> float:
         grader = Grader(BIG, 1.0, lambda _: True, lambda: 1)

@@ -1,4 +1,4 @@
-"""What is learned on a real broker: who may share an answer, with the real embedder; what one is worth, from a model that grades it."""
+"""Learned on a real broker: who may share an answer, with the real embedder; what one is worth, from a model that grades it."""
 
 import uuid
 from collections.abc import Iterator
@@ -91,3 +91,26 @@ def test_a_model_grades_answers_once_each_the_router_learns_from_it_and_a_kill_c
     sink.ready()
     booked = "SELECT count(), any(model_used), sum(base_cost) > 0 FROM cost_events_raw FINAL WHERE purpose = 'grade' AND score IS NOT NULL"
     assert until(lambda: said if (said := engine.sink_sql(booked)[0])[0] == 30 else None, "the grades are booked")[1:] == [MODEL, 1]
+
+
+def test_a_judge_decides_which_cheap_answers_are_given_and_all_that_was_paid_is_booked(make_engine: MakeEngine) -> None:
+    engine = make_engine(ROUTING_CASCADE="judge", ROUTING_JUDGE_MODEL=MODEL, CALL_TIMEOUT_SECONDS="3")
+    worker = engine.start_worker()
+    hard = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
+    # Long enough an answer that the choice costs more than a cheap answer and its grade.
+    more = {"max_tokens": 3_000}
+    marks = ("9", "2", "none")
+    rows = [row(f"r{i}", f"{hard}, {i} [[grade:{marks[i % 3]}]]", model="auto", body=more) for i in range(12)]
+    first = engine.ask("judged", rows[:6])
+    worker.kill()
+    engine.start_worker()
+    answers = {**first, **engine.ask("judged too", rows[6:], within_s=90)}
+    given = {name: line.engine.model_used for name, line in answers.items()}
+    cheap = {given[f"r{i}"] for i in range(0, 12, 3)}
+    assert len(cheap) == 1
+    assert cheap.isdisjoint(given[f"r{i}"] for i in range(12) if i % 3)
+    accounts = until(lambda: found if not (found := engine.ledger()).open else None, "every intent has its outcome")
+    checks = [r for r in accounts.records if isinstance(r, Completion) and r.purpose == "cascade"]
+    assert {r.request.identity.custom_id for r in checks} == set(given)
+    billed = sum(line.pico for line in engine.provider.bill())
+    assert accounts.certain <= billed <= accounts.certain + accounts.caps
