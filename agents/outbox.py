@@ -67,6 +67,12 @@ class Outbox:
     def batch(self) -> "Sends":
         return Sends(self)
 
+    async def ask(self, partition: int, call: Call) -> None:
+        """Puts a question on the partition of whoever waits for what is said; returns when it is durable."""
+        sends = self.batch()
+        sends.question(call, call.request.lane, partition)
+        await sends.settle()
+
 
 class Sends:
     """What one event causes; `settle` returns when the broker has all of it."""

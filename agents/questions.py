@@ -10,6 +10,7 @@ that dies forgets who wanted to know: what was sent is settled by the next owner
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -62,7 +63,7 @@ class Questions:
                     question = self._asked[place] = _Question(asyncio.get_running_loop().create_future(), read, call.asks)
                     await self._send(partition, call)
                     if make is not None:
-                        self._begin(make())
+                        self._begin(place, make())
                 said: T | None = await asyncio.shield(question.said)
                 return said
         except TimeoutError:
@@ -73,15 +74,17 @@ class Questions:
         self._end(place, None)
         return None
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, place: tuple[int, str], work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="ask a model at once")
         self._begun.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(partial(self._over, place))
 
-    def _over(self, task: "asyncio.Task[None]") -> None:
+    def _over(self, place: tuple[int, str], task: "asyncio.Task[None]") -> None:
         self._begun.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.info("a question was not asked at once: it is when its turn on the topic comes", reason=str(error))
+        if task.cancelled() or (error := task.exception()) is not None:
+            # Mostly since the worker stops: nobody shall wait for what it does not ask any more.
+            log.info("a question was not asked at once, and counts as not asked", reason="cancelled" if task.cancelled() else str(error))
+            self._end(place, None)
 
     def _end(self, place: tuple[int, str], said: Any) -> None:
         question = self._asked.pop(place, None)

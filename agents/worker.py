@@ -26,8 +26,7 @@ from ..pipeline.respond import Clerk
 from ..pipeline.semantic import StaticPolicy
 from ..schemas.ledger import ASKING, Completion, Failure
 from ..schemas.record import Lane
-from ..schemas.requests import Call
-from .attempt import CallParts, IsCurrent
+from .attempt import CallParts
 from .batch_parts import BatchParts
 from .call import CallStage
 from .call_agent import CallAgent
@@ -106,7 +105,7 @@ class Worker:
             self.app.append, parts.topics, parts.partitions, self.throttle.packet_size, semantic=parts.semantic is not None
         )
         self.clerk = Clerk(parts.catalogue)
-        self.questions = Questions(self._ask)
+        self.questions = Questions(self.outbox.ask)
         grading = parts.grading
         self.grader = Grader(grading.judge.model, grading.rate, grading.judge.may, now_ms) if grading else None
         self.controls = Controls(parts.brokers, parts.topics.controls)
@@ -182,11 +181,10 @@ class Worker:
         grading = self.parts.grading
         if grading is None:
             return None
-
-        async def make(partition: int, call: Call, is_current: IsCurrent) -> None:
-            await self.calls.run(partition, call, call.request.lane, is_current)
-
-        return Checker(grading.judge.model, self.questions, make, grading.judge.may, now_ms)
+        return Checker(
+            grading.judge.model, self.questions, lambda at, call, ours: self.calls.run(at, call, call.request.lane, ours),
+            grading.judge.may, now_ms,
+        )  # fmt: skip
 
     def _batch_parts(self) -> BatchParts:
         parts = self.parts
@@ -276,11 +274,6 @@ class Worker:
         share = len(self.app.partitions) / self.parts.partitions
         self.limits.set_share(share)
         self.calls.parts.prefixes.set_share(share)
-
-    async def _ask(self, partition: int, call: Call) -> None:
-        sends = self.outbox.batch()
-        sends.question(call, call.request.lane, partition)
-        await sends.settle()
 
     async def _assigned(self, partitions: frozenset[int]) -> None:
         self._share()

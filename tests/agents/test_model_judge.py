@@ -95,12 +95,7 @@ class JudgedFlow(LearningFlow):
         def promised(tenant: str, feature: str) -> Promised:
             return Promised(tenant, "", self.settings.bound)
 
-        async def send(partition: int, call: Call) -> None:
-            sends = self.out.batch()
-            sends.question(call, call.request.lane, partition)
-            await sends.settle()
-
-        self.questions = Questions(send)
+        self.questions = Questions(self.out.ask)
         self.judge = ModelJudge(SMALL, self.questions, self.otherwise, lambda tenant: tenant not in self.refused, self.clock)
         self.learned = LearnedSharing(Learners(self.decisions, self.settings), promised, self.shards, self.judge, self.clock)
         self.shards.listener = self.learned
