@@ -12,8 +12,8 @@ Everything that is named must have been there when the offset was read, but for 
 
 Where there is no claim. `answers`: who waits beside the owner is known by rows and by memory, and offsets of two topics don't say whether
 he joined before the answer was handled or after it; his lookup's claim is that he waits or has a response, and `answered` says at the end
-that he has one. `feedback` and `lessons`: no fault rates an answer or lets the router learn, so they hold nothing; losing a lesson costs
-neither an answer nor money. `vectors`, `corrections`, `routers`, `controls`: read whole by everyone who needs them, and nobody commits
+that he has one. `feedback` and `lessons`: losing a lesson costs neither an answer nor money; that none of a judge's is lost is looked for
+at the end (grades.py). `vectors`, `corrections`, `routers`, `controls`: read whole by everyone who needs them, and nobody commits
 there. `responses`, `dead-letters`: read by other people's programs.
 """
 

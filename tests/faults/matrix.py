@@ -4,10 +4,11 @@ from .audits import AUDITS
 from .batches import BATCHES
 from .brokers import BROKERS
 from .disks import DISKS
+from .grades import GRADES
 from .kills import KILLS
 from .play import Fault
 from .poison import POISON
 from .providers import PROVIDERS
 from .stores import STORES
 
-MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)
+MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *GRADES, *BATCHES, *BROKERS, *PROVIDERS, *POISON, *STORES, *DISKS)
