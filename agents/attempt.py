@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -47,6 +47,16 @@ KEY_REST_S = 60.0
 Reemit = Callable[[int, Completion | Failure], Awaitable[None]]
 
 
+class Check(Protocol):
+    """Says what a cheap answer of a cascade is worth, before it is given."""
+
+    async def __call__(
+        self, partition: int, call: Call, attempt: str, answer: JsonObject, is_current: IsCurrent, wait_s: float
+    ) -> float | None:
+        """`answer`: the body of what `attempt` brought. 0 to 1; None where nobody told within `wait_s` seconds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """Times in seconds."""
@@ -63,6 +73,8 @@ class CallSettings:
     """Answers are asked for as streams."""
     fall_back: FallBack = "auto"
     """For whom another model is asked where one refuses, or is cut off."""
+    cascade_score: float = 0.7
+    """From which the check of a cascade accepts a cheap answer, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ class CallParts:
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
     judge: Callable[[], Judge | None] = lambda: None
     """Compares the answers of a cascade that are free text."""
+    check: Check | None = None
+    """None: nobody grades, and no cheap answer passes."""
 
     def timeout_s(self, tier: str) -> float:
         return max(FLEX_TIMEOUT_S, self.settings.call_timeout_s) if tier == "flex" else self.settings.call_timeout_s
@@ -231,7 +245,9 @@ class Attempt:
         why = await self.discards.why_hold(self, reply)
         if why is not None:
             return await self._held_back(answer, why)
-        record = self.owned.ledger.completion(self.call, self.intent, answer, self.p.now(), discarded_pico=self.discards.pico)
+        record = self.owned.ledger.completion(
+            self.call, self.intent, answer, self.p.now(), discarded_pico=self.discards.pico, judged=self._judged
+        )
         encoded = packets.ledger.encode_one(record)
         if len(encoded) > self.p.settings.max_record_bytes:
             said = "the answer is larger than a record of the ledger can be"
@@ -241,6 +257,10 @@ class Attempt:
         await self._book(record, encoded)
         crash_at("after_completion")
         return Tried("done")
+
+    @property
+    def _judged(self) -> float | None:
+        return self.discards.scores.get(self.intent.attempt)
 
     def _paid(self, usage: Usage, service_tier: str) -> int:
         """What the call was billed, in pico-dollars. Raises `Unpriced`."""
@@ -258,7 +278,13 @@ class Attempt:
     async def _held_back(self, answer: Answer, why: Why) -> Tried:
         """Its cost stands, and is the next answer's to bear. Whoever owns the flight then finds it in the ledger, to give it after all."""
         record = self._charge(answer.usage, answer.paid_pico, SAID[why]).model_copy(
-            update={"discarded": why, "chosen": self.call.route.chosen, "embedding": self.call.embedding, "answer": answer}
+            update={
+                "discarded": why,
+                "chosen": self.call.route.chosen,
+                "embedding": self.call.embedding,
+                "answer": answer,
+                "judged": self._judged,
+            }
         )
         encoded = packets.ledger.encode_one(record)
         if len(encoded) > self.p.settings.max_record_bytes:

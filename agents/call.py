@@ -181,7 +181,7 @@ class _Payment:
         """Does what the ledger says. True: the outcome is durable."""
         match decision:
             case Completed(offset) | Failed(offset):
-                if not await self._answer_again(offset):
+                if self._wanted() and not await self._answer_again(offset):
                     return False
                 await self._settle_leftovers()
                 return True
@@ -251,8 +251,12 @@ class _Payment:
             hedge=hedge,
         )
 
+    def _wanted(self) -> bool:
+        """Does anyone wait for what is said? Nobody does for labels, which are made all the same."""
+        return not self._call.judge or self._p.awaited(self._owned.partition, self._request.flight)
+
     def _stop(self, candidate: tuple[Model, int] | None) -> ErrorInfo | None:
-        if self._call.judge and not self._p.awaited(self._owned.partition, self._request.flight):
+        if self._call.asks != "grade" and not self._wanted():
             return ErrorInfo(code="not_awaited", message="the worker that wanted to know whether answers agree is gone: it is not paid for")
         return why_stop(
             cancelled=self._p.cancelled(self._request),
@@ -433,7 +437,7 @@ class _Payment:
             # It was paid for, and the others gave none.
             await self._book(given)
             return True
-        purpose: Purpose = "judge" if self._call.judge else "answer"
+        purpose: Purpose = self._call.asks if self._call.judge else "answer"
         await self._book(self._owned.ledger.failure(self._request.flight, self._request, error, self._p.now(), purpose))
         return True
 

@@ -21,14 +21,14 @@ from ..connectors.state_file import remove_state, write_state
 from ..pipeline.billing import unpriced
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.coalesce import load_clustering
-from ..pipeline.errors import ConfigError, Rejected, Unpriced
+from ..pipeline.errors import ConfigError
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
 from ..pipeline.learned import LearnedSettings
-from ..pipeline.models import Catalogue, ProviderName
+from ..pipeline.models import Catalogue, Model, ProviderName
 from ..pipeline.ports import BatchProvider, Provider, VectorIndex
-from ..pipeline.prices import day_of, rates
+from ..pipeline.prices import day_of
 from ..pipeline.semantic import StaticPolicy
 from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
@@ -40,12 +40,12 @@ from .learners import Promised
 from .ledger import LedgerSettings
 from .names import specs, tenant_topics
 from .routers import Routers
-from .routing import policies_of, route_with, rules_of
+from .routing import asked_model, judge_of, policies_of, route_with, rules_of
 from .settings import Settings, secret
 from .throttle import ThrottleSettings
 from .watchdog import WatchdogSettings
 from .worker import Worker, now_ms
-from .worker_parts import Judging, Learning, SemanticParts, WorkerParts
+from .worker_parts import Grading, Judging, Learning, SemanticParts, WorkerParts
 
 log = structlog.get_logger(__name__)
 
@@ -142,13 +142,18 @@ def judging_of(settings: Settings, catalogue: Catalogue) -> Judging | None:
     name = settings.caching.judge_model
     if name is None:
         return None
-    try:
-        model = catalogue.get(name)
-        rates(model, "standard", day_of(now_ms()))
-    except (Rejected, Unpriced) as error:
-        raise ConfigError(f"CACHE_JUDGE_MODEL can't compare answers: {error}") from None
+    return _judging(settings, catalogue, asked_model(catalogue, name, "CACHE_JUDGE_MODEL can't compare answers"))
+
+
+def grading_of(settings: Settings, catalogue: Catalogue) -> Grading | None:
+    """The model that says what answers are worth; None where none is named. Raises `ConfigError` as `judging_of` does."""
+    model = judge_of(settings, catalogue)
+    return None if model is None else Grading(_judging(settings, catalogue, model), settings.routing.judge_rate)
+
+
+def _judging(settings: Settings, catalogue: Catalogue, model: Model) -> Judging:
     rules = rules_of(settings, catalogue)
-    return Judging(model.name, lambda tenant: rules.forbids(model, tenant) is None)
+    return Judging(model, lambda tenant: rules.forbids(model, tenant) is None)
 
 
 def _call_settings(settings: Settings) -> CallSettings:
@@ -161,6 +166,7 @@ def _call_settings(settings: Settings) -> CallSettings:
         give_up_s=settings.give_up_seconds,
         max_record_bytes=6_000_000,
         stream=settings.provider_streaming,
+        cascade_score=settings.routing.cascade_score,
         fall_back=settings.routing.fallback_on_answers if settings.routing.fallback_enabled else "never",
     )
 
@@ -229,6 +235,7 @@ def compose(settings: Settings, folder: Path, index: int = 0) -> WorkerParts:
         keeper=EvictionKeeper(caching.eviction_policy, caching.exact_cache_size, None, settings.kafka_partitions),
         decide_route=route_with(settings, catalogue, routers, experiments),
         routers=routers,
+        grading=grading_of(settings, catalogue),
         semantic=_semantic(settings, catalogue, folder),
         tenants=tenant_topics(settings),
         default_tenant=settings.default_tenant,

@@ -26,7 +26,9 @@ log = structlog.get_logger(__name__)
 
 JUDGE_S = 5.0
 """So long a judge may take before two answers are taken for different."""
-_BEST_FIRST: tuple[str, ...] = ("agreement", "structure", "cut_off", "refusal")
+CHECK_S = 30.0
+"""So long a judge may take to grade a cheap answer, before the next model is asked."""
+_BEST_FIRST: tuple[str, ...] = ("agreement", "judge", "structure", "cut_off", "refusal")
 """Of what is given after all, where nothing better came."""
 
 
@@ -41,6 +43,8 @@ class Discards:
         self._held: list[Charged] = []
         self._gone: set[str] = set()
         """Attempts whose answers the ledger does not keep any more: they are only costs."""
+        self.scores: dict[str, float] = {}
+        """What a judge found answers to be worth, by attempt."""
 
     @property
     def pico(self) -> int:
@@ -104,8 +108,24 @@ class Discards:
             return None
         if route.cascade == "structure":
             return "structure" if violation(self._call.request.body, text_of(reply.body)) is not None else None
+        if route.cascade == "judge":
+            # Where no more may be paid for, the answer is given whatever a judge would say.
+            return "judge" if self._may_go_on("judge", attempt) and not await self._passes(attempt, reply) else None
         others = [held.answer for held in self._held if held.discarded == "agreement" and held.answer is not None]
         return None if others and await self._agree(reply.body, others[-1].body) else "agreement"
+
+    async def _passes(self, attempt: "Attempt", reply: ProviderReply) -> bool:
+        intent, request, p = attempt.intent, self._call.request, self._p
+        if p.check is None:
+            return False
+        # An attempt that has no outcome by then may be taken for lost, and paid for once more.
+        ends = min(intent.at_ms + intent.timeout_ms, request.deadline_ms or intent.at_ms + intent.timeout_ms)
+        wait_s = min(CHECK_S, (ends - p.now()) / 1000)
+        score = await p.check(self._owned.partition, self._call, intent.attempt, reply.body, attempt.is_current, wait_s)
+        if score is None:
+            return False
+        self.scores[intent.attempt] = score
+        return score >= p.settings.cascade_score
 
     async def _agree(self, one: JsonObject, other: JsonObject) -> bool:
         own, known = told_of(one), told_of(other)

@@ -13,7 +13,7 @@ from ..pipeline.feedback import Lesson, drifting_since, event_of, kind_of, lesso
 from ..pipeline.feedback_model import MOST_SCORES
 from ..pipeline.taught_router import TaughtRouter, teach
 from ..schemas import packets
-from ..schemas.feedback import LessonRecord, LessonRow, RouterRow, Served
+from ..schemas.feedback import LessonRecord, LessonRow, Rated, RouterRow, Served
 from ..schemas.record import Lane
 from .exact import Decided, Rows, decode
 from .metrics import FEEDBACK
@@ -110,7 +110,7 @@ class FeedbackStage:
             return
         changes[key] = value
         found = self._classes.setdefault(news.identity.tenant, _Class(partition))
-        FEEDBACK.labels(news.type).inc()
+        FEEDBACK.labels("judged" if isinstance(news, Rated) and news.source == "judge" else news.type).inc()
         found.news += self._keep(found, key, row)
         changes.update(dict.fromkeys(_too_many(found)))
 
@@ -138,7 +138,7 @@ class FeedbackStage:
                 row = LessonRow.model_validate_json(value)
                 tenant = tenant_of(key)
                 if not self._keep(self._classes.setdefault(tenant, _Class(partition)), key, row):
-                    waiting.append((row.served.at_ms if row.served else row.rated_ms, key, tenant))
+                    waiting.append((row.served.at_ms if row.served else max(row.rated_ms, row.judged_ms), key, tenant))
             for _, key, tenant in sorted(waiting):
                 found = self._classes[tenant]
                 found.waiting.pop(key, None)

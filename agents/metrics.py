@@ -35,7 +35,7 @@ LIMIT = Gauge("inference_provider_limit_per_minute", "As configured or as the pr
 
 COMPARED = Counter("inference_answers_compared", "Answers compared with the one that would have been shared.", ["of", "outcome"])
 AUDITS = Counter("inference_audits", "Hits that are paid for all the same, so that the two answers can be compared.")
-JUDGED = Counter("inference_answers_judged", "Questions to a model whether answers agree, by what came of them.", ["outcome"])
+JUDGED = Counter("inference_answers_judged", "Questions to a model about answers, by what came of them.", ["question", "outcome"])
 FALLBACKS = Counter("inference_semantic_fallbacks", "Compared answers broke the bound: only exact hits for a while.", ["scopes"])
 
 CAUSES = ("exact", "semantic", "coalescing", "routing", "prefix", "batch")

@@ -67,6 +67,12 @@ class Outbox:
     def batch(self) -> "Sends":
         return Sends(self)
 
+    async def ask(self, partition: int, call: Call) -> None:
+        """Puts a question on the partition of whoever waits for what is said; returns when it is durable."""
+        sends = self.batch()
+        sends.question(call, call.request.lane, partition)
+        await sends.settle()
+
 
 class Sends:
     """What one event causes; `settle` returns when the broker has all of it."""
@@ -91,10 +97,12 @@ class Sends:
         lane = call.request.lane
         return self._put(self._box.packers.calls[lane], call.request.fingerprint, call, WAIT_S[lane], call.request)
 
-    def judge(self, partition: int, call: Call) -> "asyncio.Future[int]":
-        """On this partition, whose owner waits for what is said."""
-        lane = call.request.lane
-        return self._keep(self._box.packers.calls[lane].put(partition, call, WAIT_S[lane], call.request.identity.tenant.encode()))
+    def question(self, call: Call, within: Lane, partition: int | None = None) -> "asyncio.Future[int]":
+        """`within`: the lane of what it delays. `partition`: whose owner waits for what is said."""
+        packer, request = self._box.packers.calls[call.request.lane], call.request
+        if partition is None:
+            return self._put(packer, request.fingerprint, call, WAIT_S[within], request)
+        return self._keep(packer.put(partition, call, WAIT_S[within], request.identity.tenant.encode()))
 
     def answer(self, record: AnswerRecord, lane: Lane) -> "asyncio.Future[int]":
         return self._put(self._box.packers.answers, record.fingerprint, record, WAIT_S[lane])

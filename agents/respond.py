@@ -4,13 +4,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..connectors.crash_points import crash_at
-from ..pipeline.feedback import declined, served
+from ..pipeline.feedback import declined, graded, served
+from ..pipeline.grade_question import score_of
 from ..pipeline.respond import Clerk
 from ..schemas import packets
-from ..schemas.feedback import Served
-from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
+from ..schemas.feedback import Rated, Served
+from ..schemas.ledger import ASKING, Ambiguous, Charged, Completion, Failure, LedgerRecord
+from ..schemas.requests import Call
 from .exact import decode
 from .outbox import Outbox
+from .questions import reading
 from .safe import Delivered
 
 
@@ -35,9 +38,11 @@ class RespondStage:
         clerk: Clerk,
         ledger: Learner,
         judged: Callable[[int, Completion | Failure], None] = lambda _partition, _record: None,
+        label: Callable[[Completion], Call | None] = lambda _record: None,
     ) -> None:
-        """`judged` hears how calls of judges end, by partition."""
+        """`judged` hears how questions end that somebody may wait for, by partition. `label` asks what a given answer is worth."""
         self._judged = judged
+        self._label = label
         self._out = outbox
         self._clerk = clerk
         self._ledger = ledger
@@ -50,7 +55,7 @@ class RespondStage:
             first = self._ledger.learn(event.partition, event.offset, record)
             if not isinstance(record, Completion | Ambiguous | Charged | Failure):
                 continue  # an intent, or an attempt that cost nothing
-            if isinstance(record, Completion | Failure) and record.purpose == "judge":
+            if isinstance(record, Completion | Failure) and record.purpose in ASKING and record.purpose != "grade":
                 self._judged(event.partition, record)
             lane = record.request.lane
             outcome = self._clerk.outcome(record, first=first)
@@ -62,11 +67,16 @@ class RespondStage:
                 sends.cost(outcome.cost, lane)
             if (lesson := _lesson(record, given=outcome.answer is not None)) is not None:
                 sends.lesson(lesson, lane)
+                if isinstance(record, Completion) and (question := self._label(record)) is not None:
+                    sends.question(question, lane)
         await sends.settle()
         crash_at("after_outcome")
 
 
-def _lesson(record: LedgerRecord, *, given: bool) -> Served | None:
+def _lesson(record: LedgerRecord, *, given: bool) -> Served | Rated | None:
     if isinstance(record, Charged):
         return declined(record)
+    if isinstance(record, Completion | Failure) and record.purpose == "grade":
+        said = reading(record, "grade", score_of)
+        return None if said is None or isinstance(record, Failure) else graded(record)
     return served(record) if isinstance(record, Completion) and given else None

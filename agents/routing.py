@@ -11,12 +11,12 @@ from ..connectors.data_folder import DataFolder
 from ..connectors.router_file import ROUTER_FILE, load_router
 from ..pipeline.billing import counterfactual
 from ..pipeline.complexity import Weights
-from ..pipeline.errors import ConfigError, Rejected
+from ..pipeline.errors import ConfigError, Rejected, Unpriced
 from ..pipeline.experiments import NO_EXPERIMENTS, Experiments, PolicyName, Variant
 from ..pipeline.feedback_policy import FeedbackPolicy
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vector
-from ..pipeline.prices import day_of
+from ..pipeline.prices import day_of, rates
 from ..pipeline.prompt_features import feature_rows
 from ..pipeline.quantile import difficulty
 from ..pipeline.route import HeuristicPolicy, RouteFeatures, RoutingPolicy, features_of, route
@@ -111,17 +111,37 @@ def rules_of(settings: Settings, catalogue: Catalogue) -> Rules:
 
 
 def _cascade(settings: Settings, request: Request, variant: Variant | None) -> Cascade:
-    """As the request says, else its variant, else the settings; off where one model only may be tried, or several answers are wanted."""
+    """As the request says, else its variant, else the settings; off where one model only may be tried, or several answers are wanted, and
+    where a judge's calls, each a flight of its own, would come on top of what the request may cost."""
     if not settings.routing.fallback_enabled or request.body.get("n") not in (None, 1):
         return "off"
-    return request.cascade or (variant and variant.cascade) or settings.routing.cascade
+    found = request.cascade or (variant and variant.cascade) or settings.routing.cascade
+    return "off" if found == "judge" and request.max_cost_pico is not None else found
+
+
+def judge_of(settings: Settings, catalogue: Catalogue) -> Model | None:
+    """The model that grades answers; None where none is named. Raises `ConfigError` where it can't be asked, or has no price."""
+    name = settings.routing.judge_model
+    return None if name is None else asked_model(catalogue, name, "ROUTING_JUDGE_MODEL can't grade answers")
+
+
+def asked_model(catalogue: Catalogue, name: str, otherwise: str) -> Model:
+    """A model that is asked about answers. Raises `ConfigError`, which begins with `otherwise`."""
+    try:
+        model = catalogue.get(name)
+        rates(model, "standard", day_of(now_ms()))
+    except (Rejected, Unpriced) as error:
+        raise ConfigError(f"{otherwise}: {error}") from None
+    return model
 
 
 def route_with(
     settings: Settings, catalogue: Catalogue, routers: Routers | None = None, experiments: Experiments = NO_EXPERIMENTS
 ) -> Decide:
-    """A decision per request; without fallback only its first model is tried."""
-    recent, rules = RecentPrompts(), rules_of(settings, catalogue)
+    """A decision per request; without fallback only its first model is tried. Raises `ConfigError` where the settings can't work."""
+    recent, rules, judge = RecentPrompts(), rules_of(settings, catalogue), judge_of(settings, catalogue)
+    if judge is None and any(variant.cascade == "judge" for experiment in experiments.all for variant in experiment.variants):
+        raise ConfigError('a variant of an experiment has cascade = "judge", and nobody judges: name a model in ROUTING_JUDGE_MODEL')
     policies = {name: policy_of(settings, recent, routers, name) for name in policies_of(settings, experiments)}
     ranked = policies.keys() != {"heuristic"}
     languages = any(model.languages for model in catalogue.models)
@@ -131,7 +151,7 @@ def route_with(
         if variant is not None and variant.model is not None and features.preferred is None:
             features = replace(features, preferred=variant.model)
         policy = policies[(variant and variant.policy) or settings.routing.policy]
-        chosen = route(features, catalogue, price_now, policy, embedding, rules, _cascade(settings, request, variant))
+        chosen = route(features, catalogue, price_now, policy, embedding, rules, _cascade(settings, request, variant), judge)
         if ranked and features.requested == "auto":
             recent.add(features)
         if chosen.chosen is not None and chosen.chosen.explored:

@@ -121,6 +121,13 @@ class RoutingConfig(Group):
         "ROUTING_EXPLORATION", 0.05, "share of `auto` requests that learned answers by another model to learn, at most", ge=0, le=0.05,
         allow_inf_nan=False,
     )  # fmt: skip
+    judge_model: str | None = env(
+        "ROUTING_JUDGE_MODEL", None, "a model that grades answers: for the learned policy, and for ROUTING_CASCADE=judge"
+    )
+    judge_rate: float = env(
+        "ROUTING_JUDGE_RATE", 0.05, "share of the answers to `auto` under the learned policy that it grades", ge=0, le=1,
+        allow_inf_nan=False,
+    )  # fmt: skip
     strategy: Literal["cost_optimal", "latency_optimal", "balanced"] = env("ROUTING_STRATEGY", "cost_optimal", "what the router optimises")
     cost_weight: float = env("ROUTING_COST_WEIGHT", 0.7, "0 weighs only latency, 1 only cost", ge=0, le=1, allow_inf_nan=False)
     equivalents: Mapping[str, tuple[str, ...]] = env(
@@ -134,8 +141,12 @@ class RoutingConfig(Group):
     )
     fallback_enabled: bool = env("ROUTING_FALLBACK_ENABLED", True, "try the next capable model when one refuses or fails")
     cascade: Cascade = env(
-        "ROUTING_CASCADE", "off", "off | structure | agreement: cheaper models answer `auto` first, where their answers pass that check"
+        "ROUTING_CASCADE", "off", "off | structure | agreement | judge: cheaper models answer `auto` first, where their answers pass that"
     )
+    cascade_score: float = env(
+        "ROUTING_CASCADE_SCORE", 0.7, "ROUTING_CASCADE=judge: score, 0 to 1, from which a cheap answer is given", ge=0, le=1,
+        allow_inf_nan=False,
+    )  # fmt: skip
     fallback_on_answers: FallBack = env(
         "ROUTING_FALLBACK_ON_ANSWERS",
         "auto",
@@ -146,6 +157,12 @@ class RoutingConfig(Group):
     complexity_weights: Mapping[str, float] = env(
         "ROUTING_COMPLEXITY_WEIGHTS", DEFAULT_WEIGHTS, 'weights of the complexity score, JSON: {"length": 0.2, ...}'
     )
+
+    @model_validator(mode="after")
+    def _judged(self) -> "RoutingConfig":
+        if self.cascade == "judge" and self.judge_model is None:
+            raise ValueError("ROUTING_CASCADE=judge needs somebody who judges: name a model in ROUTING_JUDGE_MODEL")
+        return self
 
     @field_validator("complexity_weights")
     @classmethod

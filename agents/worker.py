@@ -24,9 +24,8 @@ from ..pipeline.prices import ServiceTier, day_of, rates
 from ..pipeline.provider_batch import way_prices
 from ..pipeline.respond import Clerk
 from ..pipeline.semantic import StaticPolicy
-from ..schemas.ledger import Completion, Failure
+from ..schemas.ledger import ASKING, Completion, Failure
 from ..schemas.record import Lane
-from ..schemas.requests import Call
 from .attempt import CallParts
 from .batch_parts import BatchParts
 from .call import CallStage
@@ -35,6 +34,7 @@ from .coalesce import CoalesceStage
 from .embed import EmbedQueue, EmbedStage
 from .exact import ExactStage
 from .feedback import FeedbackStage
+from .grader import Checker, Grader
 from .health import Health
 from .ingest import IngestStage
 from .judge import EmbeddingJudge
@@ -48,6 +48,7 @@ from .outbox import Outbox
 from .own_folder import only_worker_in
 from .prefix import PrefixRoom
 from .provider_batch import BatchStage
+from .questions import Questions
 from .respond import RespondStage
 from .route import RouteStage
 from .safe import SafeApp, create_app, run_app
@@ -104,6 +105,9 @@ class Worker:
             self.app.append, parts.topics, parts.partitions, self.throttle.packet_size, semantic=parts.semantic is not None
         )
         self.clerk = Clerk(parts.catalogue)
+        self.questions = Questions(self.outbox.ask)
+        grading = parts.grading
+        self.grader = Grader(grading.judge.model, grading.rate, grading.judge.may, now_ms) if grading else None
         self.controls = Controls(parts.brokers, parts.topics.controls)
         self.corrections = Corrections(parts.brokers, parts.topics.corrections)
         self.limits = Limits(parts.permits, clock=time.monotonic, keys=keys_of(parts.providers), careful=TELLING, breaker=parts.breaker)
@@ -116,7 +120,6 @@ class Worker:
         self.likeness = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
         self.shards: Shards | None = None
         self.sharing: Sharing | None = None
-        self.judge: ModelJudge | None = None
         self.stages = self._stages()
 
     def _app(self) -> SafeApp:
@@ -168,10 +171,20 @@ class Worker:
             random=random.random,
             settings=parts.call,
             prices=lambda model, body: way_prices(model, body, day_of(now_ms())),
-            awaited=self._awaited,
+            awaited=self.questions.awaits,
             hedge=parts.hedge,
             judge=lambda: self.likeness,
+            check=self._check(),
         )
+
+    def _check(self) -> Checker | None:
+        grading = self.parts.grading
+        if grading is None:
+            return None
+        return Checker(
+            grading.judge.model, self.questions, lambda at, call, ours: self.calls.run(at, call, call.request.lane, ours),
+            grading.judge.may, now_ms,
+        )  # fmt: skip
 
     def _batch_parts(self) -> BatchParts:
         parts = self.parts
@@ -190,8 +203,8 @@ class Worker:
         )
 
     async def _answer_again(self, partition: int, record: Completion | Failure) -> None:
-        if record.purpose == "judge":
-            self._judged(partition, record)
+        if record.purpose in ASKING:
+            self.questions.heard(partition, record)
             return
         answer = self.clerk.again(record, now_ms())
         if answer is not None:
@@ -231,7 +244,7 @@ class Worker:
             else None,
             route=RouteStage(out, parts.decide_route, self.shards.sent if self.shards else lambda _: None, now_ms),
             call=CallAgent(self.calls, self.throttle.at_once),
-            respond=RespondStage(out, self.clerk, self.ledger, self._judged),
+            respond=RespondStage(out, self.clerk, self.ledger, self.questions.heard, self.grader.label if self.grader else lambda _: None),
             learn=FeedbackStage(
                 app.safe_table(LESSONS_TABLE, partitions=parts.partitions, max_row_bytes=MAX_RECORD_BYTES),
                 out,
@@ -251,7 +264,7 @@ class Worker:
         assert self.likeness is not None
         judge: Judge = self.likeness
         if policy.judging is not None:
-            judge = self.judge = ModelJudge(policy.judging.model, self._ask_judge, judge, policy.judging.may, now_ms)
+            judge = ModelJudge(policy.judging.model, self.questions, judge, policy.judging.may, now_ms)
         sharing = LearnedSharing(Learners(table, policy.settings), policy.bounds, shards, judge, now_ms)
         shards.listener = sharing
         self.corrections.listeners.append(sharing.corrected)
@@ -261,18 +274,6 @@ class Worker:
         share = len(self.app.partitions) / self.parts.partitions
         self.limits.set_share(share)
         self.calls.parts.prefixes.set_share(share)
-
-    async def _ask_judge(self, partition: int, call: Call) -> None:
-        sends = self.outbox.batch()
-        sends.judge(partition, call)
-        await sends.settle()
-
-    def _judged(self, partition: int, record: Completion | Failure) -> None:
-        if self.judge is not None:
-            self.judge.heard(partition, record)
-
-    def _awaited(self, partition: int, flight: str) -> bool:
-        return self.judge is not None and self.judge.awaits(partition, flight)
 
     async def _assigned(self, partitions: frozenset[int]) -> None:
         self._share()
@@ -291,8 +292,7 @@ class Worker:
     async def _revoked(self, partitions: frozenset[int]) -> None:
         if self.sharing is not None:
             await self.sharing.forget(sorted(partitions))
-        if self.judge is not None:
-            self.judge.forget(partitions)
+        self.questions.forget(partitions)
         await self.batches.revoked(partitions)
         await asyncio.gather(
             self.ledger.revoked(partitions),

@@ -10,7 +10,7 @@ from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.learned import LearnedSettings
 from ..pipeline.ledger import OnAmbiguous
-from ..pipeline.models import Catalogue
+from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex
 from ..pipeline.semantic import StaticPolicy
 from ..schemas.record import Lane
@@ -28,11 +28,20 @@ from .watchdog import WatchdogSettings
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """A model that compares answers."""
+    """A model that is asked about answers."""
 
-    model: str
+    model: Model
     may: Callable[[str], bool]
     """Whether a tenant's answers may be shown to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grading:
+    """A model that says what answers are worth."""
+
+    judge: Judging
+    rate: float
+    """Share of the answers that the router may learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,5 +103,6 @@ class WorkerParts:
     throttle: ThrottleSettings = field(default_factory=ThrottleSettings)
     routers: Routers | None = None
     """What feedback taught; None where the router does not learn."""
+    grading: Grading | None = None
     metrics_port: int = 0
     """Of health and metrics, on loopback; 0: any free one."""

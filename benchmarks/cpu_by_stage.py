@@ -82,7 +82,8 @@ def measure(count: int, latency_ms: float, semantic: bool) -> tuple[list[list[st
         last, after = sampled(worker, samples), cpu_seconds(processes)
     spent = {name: after[name] - before[name] for name in after} | {"run (with Python's start)": ran.cpu_s}
     stages = {name: last.by_stage[name] - first.by_stage.get(name, 0.0) for name in last.by_stage}
-    stages["other threads (embedder, vector index; transactions, RocksDB)"] = (last.process_s - last.main_s) - (first.process_s - first.main_s)
+    others = (last.process_s - last.main_s) - (first.process_s - first.main_s)
+    stages["other threads (embedder, vector index; transactions, RocksDB)"] = others
     whole = last.process_s - first.process_s
     rows = [[name, f"{1000 * s / count:.3f}", ""] for name, s in sorted(spent.items(), key=lambda item: -item[1])]
     rows += [

@@ -1,12 +1,14 @@
 """What a simulated provider answers, counts and charges: one behaviour, served in process and over HTTP.
 
 The answer is a function of the model and the last user message (or comes from a book of known answers), so two runs agree
-to the byte. Asked whether answers agree (`pipeline/judge_question.py`), it calls those equal that share half of their words.
+to the byte. Asked whether answers agree (`pipeline/judge_question.py`), it calls those equal that share half of their words; asked what
+one is worth (`pipeline/grade_question.py`), it says what a mark in the graded request says, else what the bytes of the answer come to.
 A token is four bytes of UTF-8, rounded up, plus four tokens around each part of the prompt.
 
 Marks in the last user message steer one call: `[[fault:KIND]]`, `[[fault:KIND*3]]` (three times, then well), and
-`[[tokens:200]]` (that many tokens of answer), and `[[answer:lost-card]]` (that word is the answer). `[[refused:MODEL]]` and
-`[[cut-off:MODEL]]` say how that model's answer ends.
+`[[tokens:200]]` (that many tokens of answer), `[[answer:lost-card]]` (that word is the answer), and `[[grade:3]]` (what a judge says of the
+answer to it, of 10; `[[grade:none]]`: nothing that can be read). `[[refused:MODEL]]` and `[[cut-off:MODEL]]` say how that model's answer
+ends.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ FAULTS = UNBILLED_FAULTS | BILLED_FAULTS
 ENDS = {"refused": "content_filter", "cut-off": "length"}
 """By mark, the finish reason of the model that it names."""
 
-_MARK = re.compile(r"\[\[(fault|tokens|answer|refused|cut-off):([a-z0-9.-]+)(?:\*(\d+))?\]\]")
+_MARK = re.compile(r"\[\[(fault|tokens|answer|grade|refused|cut-off):([a-z0-9.-]+)(?:\*(\d+))?\]\]")
 _VOCABULARY = (
     "account card order payment balance limit transfer branch status refund delivery window address number update request "
     "please check open confirm change wait review send visit keep track within before after today online settings help page "
@@ -202,6 +204,8 @@ def answer(asked: Asked, book: Mapping[str, str] | None = None) -> Answered:
 def _text(asked: Asked, index: int, book: Mapping[str, str] | None) -> str:
     if asked.text.startswith('{"reference":') and (said := _compared(asked.text)) is not None:
         return said
+    if asked.text.startswith('{"request":') and (said := _graded(asked.text)) is not None:
+        return said
     known = book.get(asked.text.strip()) if book else None
     known = known or next((value for kind, value, _ in _MARK.findall(asked.text) if kind == "answer"), None)
     if known is None:
@@ -223,6 +227,20 @@ def _compared(question: str) -> str | None:
         return None
     same = [number for number, words in enumerate(others, 1) if 2 * len(own & words) >= len(own | words)]
     return orjson.dumps({"same": same}).decode()
+
+
+def _graded(question: str) -> str | None:
+    """The reply of a judge that is to grade; None where this is no such question."""
+    try:
+        data = orjson.loads(question)
+        request, answer = str(data["request"]), str(data["answer"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    mark = next((value for kind, value, _ in _MARK.findall(request) if kind == "grade"), None)
+    if mark == "none":
+        return "I can't tell."
+    digest = hashlib.blake2b(answer.encode("utf-8", "surrogatepass"), digest_size=1).digest()
+    return orjson.dumps({"score": int(mark) if mark is not None and mark.isdigit() else digest[0] % 11}).decode()
 
 
 def _wanted_tokens(text: str) -> int | None:

@@ -60,7 +60,7 @@ def after(error: EngineError) -> Tried:
 def purpose_of(call: Call, model: str) -> Purpose:
     """Of a payment: a model that was taken to learn is explored, one that it falls back to is not."""
     if call.judge:
-        return "judge"
+        return call.asks
     if call.audit:
         return "audit"
     chosen = call.route.chosen

@@ -1,6 +1,7 @@
 """Feedback meets what was served: in any order and however often, the same lessons.
 
 Completion -> Served, where a router that learns chose the model; so is an answer that was held back for being none
+Completion of a judge's reply -> Rated
 Served + Rated -> LessonRow -> Lesson
 """
 
@@ -16,6 +17,7 @@ from ..schemas.ledger import Charged, Completion
 from ..schemas.requests import Identity, Request
 from . import vectors
 from .errors import Rejected
+from .grade_question import score_of
 from .ports import Vector
 from .prompt_features import prompt_features
 from .respond import response_id
@@ -39,6 +41,8 @@ class Lesson:
     """How probable this choice was; None where it was not the router's."""
     costs: tuple[tuple[str, int], ...]
     at_ms: int
+    judged: bool = False
+    """A judge said so, and no user said anything."""
 
 
 def read_feedback(raw: bytes, tenant: str, default_job: str, at_ms: int) -> Rated:
@@ -78,13 +82,15 @@ def served(record: Completion) -> Served | None:
         features=_features(record.request),
         embedding=record.embedding,
         refused=refused(record.answer.body, record.answer.finish_reason),
+        judged=record.judged,
         at_ms=record.at_ms,
     )
 
 
 def declined(record: Charged) -> Served | None:
-    """What there is to learn from an answer that was held back for being none; None where no router that learns chose a model."""
-    if record.chosen is None or record.discarded not in WORTHLESS:
+    """What there is to learn from an answer that was held back for being none, or not good enough; None where that is nothing, or no
+    router that learns chose a model."""
+    if record.chosen is None or (record.discarded not in WORTHLESS and record.judged is None):
         return None
     return Served(
         identity=record.request.identity,
@@ -92,10 +98,17 @@ def declined(record: Charged) -> Served | None:
         chosen=record.chosen,
         features=_features(record.request),
         embedding=record.embedding,
-        refused=True,
+        refused=record.discarded in WORTHLESS,
+        judged=record.judged,
         attempt=record.attempt,
         at_ms=record.at_ms,
     )
+
+
+def graded(record: Completion) -> Rated | None:
+    """What a judge's reply says of the answer that it was asked about; None where it says nothing."""
+    score = score_of(record.answer.body)
+    return None if score is None else Rated(identity=record.request.identity, score=score, source="judge", at_ms=record.at_ms)
 
 
 def _features(request: Request) -> tuple[float, ...]:
@@ -103,11 +116,15 @@ def _features(request: Request) -> tuple[float, ...]:
 
 
 def merged(row: LessonRow | None, news: Served | Rated) -> LessonRow:
-    """The later of two answers, the later of two opinions: so order and repetition change nothing."""
+    """The later of two answers, the later of two opinions, users' and judges' apart: so order and repetition change nothing."""
     row = row or LessonRow()
     if isinstance(news, Served):
         known = row.served
         return row if known is not None and _age(known) >= _age(news) else row.model_copy(update={"served": news})
+    if news.source == "judge":
+        if row.judged is not None and (row.judged_ms, row.judged) >= (news.at_ms, news.score):
+            return row
+        return row.model_copy(update={"judged": news.score, "judged_ms": news.at_ms})
     if row.score is not None and (row.rated_ms, row.score) >= (news.at_ms, news.score):
         return row
     return row.model_copy(update={"score": news.score, "rated_ms": news.at_ms})
@@ -118,20 +135,27 @@ def _age(served: Served) -> tuple[int, str]:
 
 
 def lesson_of(row: LessonRow) -> Lesson | None:
-    """None where the answer or the opinion of it is missing."""
+    """None where the answer or the opinion of it is missing. Users know best, and no answer is worth nothing, whatever a judge says."""
     known = row.served
-    if known is None or (row.score is None and not known.refused):
+    if known is None:
+        return None
+    score = 0.0 if row.score is None and known.refused else row.score
+    judged = score is None
+    if judged:
+        score = known.judged if row.judged is None else row.judged
+    if score is None:
         return None
     own = known.model == known.chosen.model
     return Lesson(
         model=known.model,
-        score=0.0 if row.score is None else row.score,
+        score=score,
         features=known.features,
         embedding=None if known.embedding is None else vectors.unpack(known.embedding),
         expected=known.chosen.expected if own else None,
         chance=known.chosen.chance if own else None,
         costs=known.chosen.costs,
         at_ms=known.at_ms,
+        judged=judged,
     )
 
 
@@ -155,9 +179,11 @@ def drifting_since(lessons: Sequence[Lesson]) -> int | None:
     """Since when answers have been worth less than was foretold, by their time; None: nothing speaks for it. `lessons`: oldest first.
 
     A cumulative sum (Page 1954) of foretold less heard, less a slack of 0.1, alarms at 12: where answers are worth 0.4 less, after 40.
+    Of users' words or of a judge's, whichever are more: what is foretold follows these, and one of the two may always be the stricter.
     """
     level, since = 0.0, 0
-    for lesson in lessons:
+    mostly_judged = 2 * sum(lesson.judged for lesson in lessons) > len(lessons)
+    for lesson in (lesson for lesson in lessons if lesson.judged is mostly_judged):
         if lesson.expected is None:
             continue
         if level <= 0.0:

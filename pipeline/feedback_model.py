@@ -23,6 +23,9 @@ from .score_model import Scaling
 
 Matrix = NDArray[np.float64]
 
+JUDGE_NOISE = 4.0
+"""Variance of a judge's score around what users would say, in units of the variance of one user's: four of a judge's count for one. Not
+measured."""
 MOST_SCORES = 2_000
 """The newest; a fit of so many takes a second or two of one core."""
 DRAWS = 16
@@ -42,13 +45,20 @@ class Scores:
     """Columns of the router's models."""
     values: Matrix
     """0 to 1."""
+    noise: Matrix | None = None
+    """Variance of each score, in units of a user's; None: all are users'."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def last(self, count: int) -> "Scores":
         embeddings = None if self.embeddings is None else self.embeddings[-count:]
-        return Scores(self.features[-count:], embeddings, self.models[-count:], self.values[-count:])
+        noise = None if self.noise is None else self.noise[-count:]
+        return Scores(self.features[-count:], embeddings, self.models[-count:], self.values[-count:], noise)
+
+    @property
+    def variances(self) -> Matrix:
+        return np.ones(len(self)) if self.noise is None else self.noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +97,7 @@ class FeedbackModel:
     """Shape (1 + draws, models)."""
     strengths: tuple[float, float, float]
     noise: float
-    """Variance of one score around its prediction."""
+    """Variance of one user's score around its prediction."""
 
     def predict(self, features: Matrix, embeddings: NDArray[np.floating] | None) -> Matrix:
         """Expected scores, shape (prompts, models)."""
@@ -124,11 +134,11 @@ def learn(
     points = basis.points(recent.features, recent.embeddings)
     near = points @ points.T
     same = recent.models[:, None] == recent.models[None, :]
-    found = [_posterior(near, same, recent.values, triple) for triple in strengths]
+    found = [_posterior(near, same, recent, triple) for triple in strengths]
     best = max(found, key=lambda made: made.fitting)
     owners = (recent.models[:, None] == np.arange(count)).astype(np.float64)
     unseen = _left_out(best, near, owners)
-    weights, levels = _drawn(best, points, owners, recent.values, random)
+    weights, levels = _drawn(best, points, owners, recent, random)
     return Fitted(FeedbackModel(basis, weights.astype(np.float32), levels.astype(np.float32), best.strengths, best.noise), unseen)
 
 
@@ -145,13 +155,14 @@ class _Posterior:
     """Logarithm of the probability of each score given all others, but for a constant, at the noise that fits best."""
 
 
-def _posterior(near: Matrix, same: NDArray[np.bool_], values: Matrix, strengths: tuple[float, float, float]) -> _Posterior:
+def _posterior(near: Matrix, same: NDArray[np.bool_], scores: Scores, strengths: tuple[float, float, float]) -> _Posterior:
     own_level, shared, own = strengths
+    values = scores.values
     covariance = _LEVEL + shared * near + same * (own_level + own * near)
-    covariance[np.diag_indices_from(covariance)] += 1.0
+    covariance[np.diag_indices_from(covariance)] += scores.variances
     factor = cho_factor(covariance, lower=True)
     precision = cho_solve(factor, np.eye(len(values)))
-    mean = float(values.mean())
+    mean = float(np.average(values, weights=1.0 / scores.variances))
     alpha = precision @ (values - mean)
     alone = precision.diagonal()
     noise = float(max(1e-6, (alpha**2 / alone).mean()))
@@ -172,7 +183,7 @@ def _left_out(made: _Posterior, near: Matrix, owners: Matrix) -> Matrix:
     return cast(Matrix, expected - pulls * reach[:, None])
 
 
-def _drawn(made: _Posterior, points: Matrix, owners: Matrix, values: Matrix, random: np.random.Generator) -> tuple[Matrix, Matrix]:
+def _drawn(made: _Posterior, points: Matrix, owners: Matrix, scores: Scores, random: np.random.Generator) -> tuple[Matrix, Matrix]:
     """Weights and levels of the mean and of the draws."""
     own_level, shared, own = made.strengths
     count, spread = owners.shape[1], np.sqrt(made.noise)
@@ -183,8 +194,8 @@ def _drawn(made: _Posterior, points: Matrix, owners: Matrix, values: Matrix, ran
         weights[draw] = spread * (all_alike + np.sqrt(own) * random.standard_normal((points.shape[1], count)))
         levels[draw] = spread * (np.sqrt(_LEVEL) * random.standard_normal() + np.sqrt(own_level) * random.standard_normal(count))
     imagined = np.stack([((points @ w + level) * owners).sum(axis=1) for w, level in zip(weights, levels, strict=True)])
-    imagined[1:] += spread * random.standard_normal((DRAWS, len(values)))
-    alphas = (values - made.mean - imagined) @ made.precision
+    imagined[1:] += spread * np.sqrt(scores.variances) * random.standard_normal((DRAWS, len(scores)))
+    alphas = (scores.values - made.mean - imagined) @ made.precision
     for draw, alpha in enumerate(alphas):
         alone = owners * alpha[:, None]
         weights[draw] += shared * (points.T @ alpha)[:, None] + own * (points.T @ alone)

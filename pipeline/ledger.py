@@ -225,17 +225,20 @@ class Ledger:
         return Failure(flight=flight, purpose=purpose, request=request, error=error, attempts=attempts, spent_pico=spent,
                        ambiguous_pico=self.possibly_spent(flight), at_ms=now_ms)  # fmt: skip
 
-    def completion(self, call: Call, of: Intent | Charged, answer: Answer, now_ms: int, *, discarded_pico: int) -> Completion:
+    def completion(
+        self, call: Call, of: Intent | Charged, answer: Answer, now_ms: int, *, discarded_pico: int, judged: float | None = None
+    ) -> Completion:
         """The record that ends a flight with the answer of an attempt; `Charged`: it was held back, is on the books, and given after all.
 
-        `discarded_pico`: what the answers cost that were held back for this one.
+        `discarded_pico`: what the answers cost that were held back for this one. `judged`: what the check of a cascade found it worth.
         """
         attempts, spent = self.spent(of.flight)
         kept = isinstance(of, Charged)
         return Completion(flight=of.flight, attempt=of.attempt, number=of.number, purpose=of.purpose, request=call.request, answer=answer,
                           cap_pico=of.cap_pico, group=call.group, embedding=call.embedding, chosen=call.route.chosen,
                           attempts=max(attempts, 1), spent_pico=spent if kept else spent + answer.paid_pico, discarded_pico=discarded_pico,
-                          kept=kept, ambiguous_pico=self.possibly_spent(of.flight, but=of.attempt), at_ms=now_ms)  # fmt: skip
+                          judged=of.judged if isinstance(of, Charged) else judged, kept=kept,
+                          ambiguous_pico=self.possibly_spent(of.flight, but=of.attempt), at_ms=now_ms)  # fmt: skip
 
     def withheld(self, flight: str) -> list[tuple[str, int]]:
         """Attempts whose answers were held back, in their order, and where the records are that carry them; none once it is answered."""

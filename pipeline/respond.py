@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..schemas.answers import Answer, AnswerRecord, ErrorInfo, Source, Usage, VectorRecord
 from ..schemas.costs import CostEvent
-from ..schemas.ledger import Ambiguous, Charged, Completion, Failure, LedgerRecord
+from ..schemas.ledger import ASKING, Ambiguous, Charged, Completion, Failure, LedgerRecord
 from ..schemas.record import PICO_PER_USD, JsonObject
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
@@ -14,6 +14,7 @@ from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
 from .exact import fresh, shared
 from .fingerprint import digest
+from .grade_question import score_of
 from .judge import told
 from .models import Catalogue
 from .prices import day_of
@@ -65,7 +66,7 @@ class Clerk:
         if isinstance(record, Completion):
             return self._completed(record) if first and record.purpose in ANSWERING else Outcome(cost=self._extra(record))
         if isinstance(record, Failure):
-            return self._failed(record) if record.purpose != "judge" else Outcome()
+            return self._failed(record) if record.purpose not in ASKING else Outcome()
         if isinstance(record, Ambiguous):
             # Version 0: should it turn out what the attempt has cost, that row takes this one's place.
             return Outcome(cost=_event(record.request, record.at_ms, event_id=record.attempt, kind="ambiguous", attempt_id=record.attempt,
@@ -96,11 +97,14 @@ class Clerk:
             return ""
 
     def _extra(self, record: Completion) -> CostEvent:
-        kind = "duplicate" if record.purpose in ANSWERING else record.purpose
+        kind = "duplicate" if record.purpose in ANSWERING else "judge" if record.purpose in ASKING else record.purpose
         answer = record.answer
+        score = score_of(answer.body) if record.purpose in ("grade", "cascade") else None
+        # A check of a cheap answer is what its choice costs: routing has saved so much less.
+        checked = {"saved_routing_pico": -answer.paid_pico} if record.purpose == "cascade" else {}
         return _event(record.request, record.at_ms, event_id=record.attempt, version=ANSWERED, kind=kind, attempt_id=record.attempt,
                       model_used=answer.model_used, provider=self._provider(answer.model_used), base_cost_pico=answer.paid_pico,
-                      purpose=record.purpose, **_tokens(answer.usage))  # fmt: skip
+                      purpose=record.purpose, score=score, **checked, **_tokens(answer.usage))  # fmt: skip
 
     def in_vain(self, owner: Waiter, record: AnswerRecord) -> CostEvent:
         """The row of a call whose request had been answered by then: it takes the place of the one that the ledger's completion gave."""

@@ -17,6 +17,7 @@ from ..schemas.record import JsonObject
 from ..schemas.requests import Cascade, Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
 from .errors import Rejected, Unpriced
+from .grade_question import expected_tokens
 from .language import NOT_KNOWN, languages_of
 from .models import Catalogue, Model, TierName
 from .ports import Vector
@@ -149,9 +150,10 @@ def route(
     embedding: Vector | None = None,
     rules: Rules = NO_RULES,
     cascade: Cascade = "off",
+    judge: Model | None = None,
 ) -> Route:
     """An explicit model is honoured, or one that the operator named its equal; `auto` lets the policy choose among the models that can and
-    have a price. `cascade`: cheaper models are asked before the policy's choice, and their answers checked.
+    have a price. `cascade`: cheaper models are asked before the policy's choice, and their answers checked, by `judge` where it says so.
 
     Raises `Rejected` where no model can or may take the request, `Unpriced` where those that can have no known price.
     """
@@ -167,7 +169,8 @@ def route(
     if not offers:
         raise _nobody(refused)
     ranking = policy.rank(features, embedding, offers)
-    return _cascaded(features, offers, _preferring(features, offers, refused, ranking), cascade)
+    check_pico = 0 if cascade != "judge" else _check_pico(features, price, rules, judge)
+    return _cascaded(features, offers, _preferring(features, offers, refused, ranking), cascade, check_pico)
 
 
 def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
@@ -251,17 +254,27 @@ def _preferring(features: RouteFeatures, offers: Sequence[Offer], refused: dict[
     return Route(models=ranking.models, reason=reason, complexity=ranking.complexity, chosen=ranking.chosen)
 
 
-_CHEAP: dict[Cascade, int] = {"off": 0, "structure": 1, "agreement": 2}
+_CHEAP: dict[Cascade, int] = {"off": 0, "structure": 1, "agreement": 2, "judge": 1}
 
 
-def _cascaded(features: RouteFeatures, offers: Sequence[Offer], chosen: Route, cascade: Cascade) -> Route:
-    """The cheapest models in front of the policy's choice, where there are so many that cost less, and something to check them by."""
+def _check_pico(features: RouteFeatures, price: Price, rules: Rules, judge: Model | None) -> int | None:
+    """What grading an answer is expected to cost; None where the judge can't, or may not, see what was asked."""
+    if judge is None or rules.forbids(judge, features.tenant) is not None or features.images or not features.text:
+        return None
+    with suppress(Unpriced):
+        return price(judge, *expected_tokens(features.input_tokens, features.output_tokens))
+    return None
+
+
+def _cascaded(features: RouteFeatures, offers: Sequence[Offer], chosen: Route, cascade: Cascade, check_pico: int | None) -> Route:
+    """The cheapest models in front of the policy's choice, where there are so many that cost less, their check included, and something to
+    check them by."""
     explored = chosen.chosen is not None and chosen.chosen.explored
     checkable = features.structured if cascade == "structure" else not features.tools
-    if cascade == "off" or features.preferred is not None or explored or not checkable:
+    if cascade == "off" or features.preferred is not None or explored or not checkable or check_pico is None:
         return chosen
     price = next(offer.cost_pico for offer in offers if offer.model.name == chosen.models[0])
-    cheaper = sorted((o for o in offers if o.cost_pico < price), key=lambda o: (o.cost_pico, -o.model.quality, o.model.name))
+    cheaper = sorted((o for o in offers if o.cost_pico + check_pico < price), key=lambda o: (o.cost_pico, -o.model.quality, o.model.name))
     names = tuple(offer.model.name for offer in cheaper[: _CHEAP[cascade]])
     if len(names) < _CHEAP[cascade]:
         return chosen

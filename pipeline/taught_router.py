@@ -17,7 +17,7 @@ import numpy as np
 
 from .dominance import dominated
 from .feedback import Lesson
-from .feedback_model import FeedbackModel, Matrix, Scores, learn
+from .feedback_model import JUDGE_NOISE, FeedbackModel, Matrix, Scores, learn
 from .ports import Vector
 from .prompt_features import feature_rows
 from .router_state import FLOORS, price_at, prices_of
@@ -95,8 +95,10 @@ def teach(lessons: Sequence[Lesson], random: np.random.Generator, *, version: in
     chosen = np.array([column[lesson.model] for lesson in lessons], dtype=np.intp)
     values = np.array([lesson.score for lesson in lessons])
     heard = np.bincount(chosen, minlength=len(models))
-    sums = np.bincount(chosen, weights=values, minlength=len(models))
-    means = (sums + _SHRINKAGE * values.mean()) / (heard + _SHRINKAGE)
+    noise = np.array([JUDGE_NOISE if lesson.judged else 1.0 for lesson in lessons])
+    sums = np.bincount(chosen, weights=values / noise, minlength=len(models))
+    counts = np.bincount(chosen, weights=1.0 / noise, minlength=len(models))
+    means = (sums + _SHRINKAGE * np.average(values, weights=1.0 / noise)) / (counts + _SHRINKAGE)
     made = TaughtRouter(
         version=version, status="drifted" if drifts else "cold", models=models, heard=tuple(map(int, heard)),
         dropped=(False,) * len(models), means=tuple(map(float, means)), model=None, prices=(None,) * len(FLOORS), lessons=len(lessons),
@@ -104,7 +106,7 @@ def teach(lessons: Sequence[Lesson], random: np.random.Generator, *, version: in
     )  # fmt: skip
     if len(lessons) < FIRST_LESSONS:
         return made
-    return _taught(made, lessons, Scores(*_prompts(lessons), chosen, values), random)
+    return _taught(made, lessons, Scores(*_prompts(lessons), chosen, values, noise), random)
 
 
 def _taught(made: TaughtRouter, lessons: Sequence[Lesson], scores: Scores, random: np.random.Generator) -> TaughtRouter:

@@ -8,11 +8,11 @@ from .text import reply_message
 
 FallBack = Literal["auto", "all", "never"]
 """For whom the next model is asked: requests that leave the choice to the engine, all whose route has one, nobody."""
-Why = Literal["refusal", "cut_off", "structure", "agreement"]
-"""The last two: of a cascade, whose cheaper answers are checked before one is given."""
-OF_A_CASCADE = frozenset({"structure", "agreement"})
+Why = Literal["refusal", "cut_off", "structure", "agreement", "judge"]
+"""The last three: of a cascade, whose cheaper answers are checked before one is given."""
+OF_A_CASCADE = frozenset({"structure", "agreement", "judge"})
 WORTHLESS = frozenset({"refusal", "cut_off", "structure"})
-"""What these say of the answer itself; one that waits for another to agree with may be good."""
+"""What these say of the answer itself; one that waits for another to agree with may be good, and of one that was graded the grade tells."""
 
 REFUSALS = frozenset({"content_filter", "refusal"})
 """Finish reasons of answers that are none."""
@@ -22,6 +22,7 @@ SAID: dict[str, str] = {
     "cut_off": "the answer was cut off at the most that the model can write",
     "structure": "the answer has not the form that the request asks for",
     "agreement": "no other cheap model had given the same answer",
+    "judge": "the judge did not find the answer good enough, or did not say",
 }
 
 

@@ -21,8 +21,9 @@ class CostEvent(Record):
     answered with."""
     purpose: str = ""
     """Of the call: answer, hedge, audit (it paid for what a known answer would have answered), exploration (its model was taken to learn
-    what its answers are worth), fallback or cascade (its answer was held back, `error_code` says why, and another model asked). Empty for
-    hits."""
+    what its answers are worth), fallback or cascade (its answer was held back, `error_code` says why, and another model asked), judge or
+    grade (it was asked about answers: whether they agree, or what one is worth; of the kind `judge`, cascade is what a cheap answer is
+    worth). Empty for hits."""
     timestamp_ms: int
     request_id: str
     """custom_id of the request."""
@@ -57,4 +58,4 @@ class CostEvent(Record):
     latency_ms: int = 0
     error_code: str = ""
     score: float | None = None
-    """Of feedback: 0 useless, 1 as good as can be."""
+    """Of feedback, and of what a judge was asked of an answer: 0 useless, 1 as good as can be."""

@@ -26,6 +26,9 @@ class FeedbackLine(Record):
     score: Score
 
 
+Speaker = Literal["user", "judge"]
+
+
 class Rated(Record):
     """A packet member on `lessons`: what somebody said of the answer."""
 
@@ -33,6 +36,8 @@ class Rated(Record):
     v: int = SCHEMA_VERSION
     identity: Identity
     score: Score
+    source: Speaker = "user"
+    """A judge is a model that was asked; what users say of the same answer counts, whichever came last."""
     at_ms: int
 
 
@@ -53,6 +58,8 @@ class Served(Record):
     """The model gave no answer, or half of one: worth nothing, unless somebody says otherwise."""
     attempt: str = ""
     """Of an answer that was held back, and another model asked; empty: the one that was given."""
+    judged: float | None = None
+    """What a judge found it to be worth before it was given."""
     at_ms: int
 
 
@@ -61,7 +68,11 @@ class LessonRow(Record):
 
     served: Served | None = None
     score: float | None = None
+    """As users say."""
     rated_ms: int = 0
+    judged: float | None = None
+    """As a judge says."""
+    judged_ms: int = 0
 
 
 class RouterRow(Record):

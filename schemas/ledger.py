@@ -11,9 +11,13 @@ from .answers import Answer, ErrorInfo, Usage
 from .record import SCHEMA_VERSION, Record
 from .requests import Call, Chosen, Request
 
-Purpose = Literal["answer", "hedge", "audit", "judge", "priming", "exploration"]
+Purpose = Literal["answer", "hedge", "audit", "judge", "grade", "cascade", "priming", "exploration"]
 """`audit`: of the answer too, where a known one would have been shared.
+`judge`, `grade`, `cascade`: a model is asked about answers, see `Call.asks`.
 `hedge`: of the answer too, while an earlier call for it is under way, for a tenant that allows to pay twice."""
+
+ASKING = frozenset({"judge", "grade", "cascade"})
+"""Purposes of questions about answers: nobody is answered by them."""
 
 
 class Intent(Record):
@@ -62,6 +66,8 @@ class Completion(Record):
     """It was held back, booked as charged, and is given after all: nothing better came."""
     ambiguous_pico: int = 0
     """The caps of the flight's other attempts whose bill is not known: possibly spent on top."""
+    judged: float | None = None
+    """What the check of a cascade found it to be worth, 0 to 1."""
     at_ms: int
 
 
@@ -99,7 +105,7 @@ class Failure(Record):
     v: int = SCHEMA_VERSION
     flight: str
     purpose: Purpose = "answer"
-    """`judge`: nobody was to be answered."""
+    """Of a question about answers: nobody was to be answered."""
     request: Request
     error: ErrorInfo
     attempts: int
@@ -132,6 +138,8 @@ class Charged(Record):
     cap_pico: int = 0
     chosen: Chosen | None = None
     embedding: str | None = None
+    judged: float | None = None
+    """What the check of a cascade found it to be worth, 0 to 1."""
 
 
 class Parked(Record):

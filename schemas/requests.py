@@ -13,8 +13,14 @@ MAX_NAME = 256
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
-Cascade = Literal["off", "structure", "agreement"]
-"""How a cheaper answer is checked: by the form that the request asks for, or by another cheap model's answer that says the same."""
+Cascade = Literal["off", "structure", "agreement", "judge"]
+"""How a cheaper answer is checked: by the form that the request asks for, by another cheap model's answer that says the same, or by a
+model that grades it."""
+
+
+Asks = Literal["judge", "grade", "cascade"]
+"""What a model is asked about answers: whether known ones agree; what one is worth, for the router to learn from; what a cheap one is
+worth, before it is given."""
 
 
 class EngineOptions(Record):
@@ -188,8 +194,10 @@ class Call(Record):
     audit: bool = False
     """A known answer would have been shared; the request is paid for all the same, so that the two can be compared."""
     judge: bool = False
-    """It asks a model whether known answers agree. Nobody is answered by it: the request is the engine's own, under the identity of the
-    one that it is booked to."""
+    """It asks a model about answers. Nobody is answered by it: the request is the engine's own, under the identity of the one that it is
+    booked to."""
+    asks: Asks = "judge"
+    """What it asks, where it is such a question."""
 
 
 Lookup.model_rebuild()

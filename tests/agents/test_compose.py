@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from inference_engine.agents.compose import compose, sharing_of
+from inference_engine.agents.compose import catalogue_of, compose, grading_of, sharing_of
 from inference_engine.agents.settings import CachingConfig, RoutingConfig, Settings
-from inference_engine.agents.worker_parts import Learning
+from inference_engine.agents.worker_parts import Grading, Learning
 from inference_engine.connectors.models_toml import load_catalogue
 from inference_engine.pipeline.errors import ConfigError
 from inference_engine.pipeline.semantic import StaticPolicy
@@ -56,10 +57,25 @@ def test_a_model_judges_answers_where_one_is_named_and_only_those_of_tenants_tha
     found = shared_by(caching, RoutingConfig(tenant_models={"acme": ("gpt-4o",)}, tenant_regions={"globex": ("eu",)}))
     assert isinstance(found, Learning)
     assert found.judging is not None
-    assert found.judging.model == "gpt-4o-mini"
+    assert found.judging.model.name == "gpt-4o-mini"
     assert [found.judging.may(tenant) for tenant in ("anybody", "acme", "globex")] == [True, False, False]
 
 
 def test_a_judge_that_nobody_knows_ends_the_start() -> None:
     with pytest.raises(ConfigError, match="CACHE_JUDGE_MODEL"):
         shared_by(CachingConfig(judge_model="gpt-of-nowhere"))
+
+
+def graded_by(routing: RoutingConfig) -> Grading | None:
+    found = Settings(routing=routing, openai_api_key=SecretStr("sk-test"))
+    return grading_of(found, catalogue_of(found))
+
+
+def test_a_model_grades_answers_where_one_is_named_and_only_those_of_tenants_that_may_use_it() -> None:
+    assert graded_by(RoutingConfig()) is None
+    found = graded_by(RoutingConfig(judge_model="gpt-4o-mini", judge_rate=0.2, tenant_models={"acme": ("gpt-4o",)}))
+    assert found is not None
+    assert (found.judge.model.name, found.rate) == ("gpt-4o-mini", 0.2)
+    assert [found.judge.may(tenant) for tenant in ("anybody", "acme")] == [True, False]
+    with pytest.raises(ConfigError, match="ROUTING_JUDGE_MODEL"):
+        graded_by(RoutingConfig(judge_model="gpt-of-nowhere"))

@@ -41,9 +41,9 @@ from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
 from inference_engine.schemas.answers import Usage
-from inference_engine.schemas.ledger import Completion, Failure
+from inference_engine.schemas.ledger import ASKING, Completion, Failure
 from inference_engine.schemas.record import JsonObject, Lane
-from inference_engine.schemas.requests import Request, Route
+from inference_engine.schemas.requests import Call, Request, Route
 
 from ..pipeline.support import body, catalogue
 from .support import LANES, TOPICS, Clock, KeepAll, MemoryBroker, MemoryRows, event
@@ -155,13 +155,17 @@ class Flow:
         for _, value in self.broker.topics[TOPICS.corrections]:
             self.corrections.apply(value)
         self.call = CallAgent(CallStage(self._call_parts(clerk, out)))
-        self.respond = RespondStage(out, clerk, self.ledger, self.judged)
+        self.respond = RespondStage(out, clerk, self.ledger, self.judged, self.label)
 
     def share(self, queue: EmbedQueue | None) -> Sharing:
         return StaticSharing(POLICY)
 
     def judged(self, partition: int, record: Completion | Failure) -> None:
         """A judge's call has ended."""
+
+    def label(self, record: Completion) -> Call | None:
+        """A question what the answer is worth."""
+        return None
 
     def awaited(self, partition: int, flight: str) -> bool:
         return True
@@ -171,7 +175,7 @@ class Flow:
 
     def _call_parts(self, clerk: Clerk, out: Outbox) -> CallParts:
         async def reemit(partition: int, record: Any) -> None:
-            if record.purpose == "judge":
+            if record.purpose in ASKING:
                 self.judged(partition, record)
                 return
             sends = out.batch()

@@ -12,6 +12,7 @@ from inference_engine.agents.embed import EmbedQueue
 from inference_engine.agents.learned import LearnedSharing
 from inference_engine.agents.learners import Learners, Promised
 from inference_engine.agents.model_judge import ModelJudge
+from inference_engine.agents.questions import Questions
 from inference_engine.agents.sharing import Sharing
 from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.models import Model
@@ -21,10 +22,12 @@ from inference_engine.schemas.ledger import Completion, Failure, Intent
 from inference_engine.schemas.record import JsonObject, Lane
 from inference_engine.schemas.requests import Call, Identity, Waiter
 
+from ..pipeline.support import catalogue
 from .learning import QUICK, LearningFlow, question
 from .support import TOPICS
 from .test_learned import SUBJECTS, ask_all
 
+SMALL = catalogue().get("small")
 WAYS = {"card": "close it in the app at once and ask for a new one", "account": "write to us and wait until we have written back"}
 
 
@@ -84,6 +87,7 @@ class JudgedFlow(LearningFlow):
         super().__init__(replace(QUICK, audit_rate=1e-9))
         self.provider: Any = Judged()
         self.judge: ModelJudge
+        self.questions: Questions
         self.otherwise = Never()
         self.refused: set[str] = set()
 
@@ -91,21 +95,17 @@ class JudgedFlow(LearningFlow):
         def promised(tenant: str, feature: str) -> Promised:
             return Promised(tenant, "", self.settings.bound)
 
-        async def send(partition: int, call: Call) -> None:
-            sends = self.out.batch()
-            sends.judge(partition, call)
-            await sends.settle()
-
-        self.judge = ModelJudge("small", send, self.otherwise, lambda tenant: tenant not in self.refused, self.clock)
+        self.questions = Questions(self.out.ask)
+        self.judge = ModelJudge(SMALL, self.questions, self.otherwise, lambda tenant: tenant not in self.refused, self.clock)
         self.learned = LearnedSharing(Learners(self.decisions, self.settings), promised, self.shards, self.judge, self.clock)
         self.shards.listener = self.learned
         return self.learned
 
     def judged(self, partition: int, record: Completion | Failure) -> None:
-        self.judge.heard(partition, record)
+        self.questions.heard(partition, record)
 
     def awaited(self, partition: int, flight: str) -> bool:
-        return self.judge.awaits(partition, flight)
+        return self.questions.awaits(partition, flight)
 
     def costs(self, kind: str) -> list[dict[str, Any]]:
         return [row for row in self.broker.members(TOPICS.costs) if row["kind"] == kind]
@@ -216,16 +216,31 @@ async def test_who_loses_the_partition_or_the_patience_learns_nothing() -> None:
     async def down(partition: int, call: Call) -> None:
         raise ConnectionError("no broker")
 
-    judge = ModelJudge("small", lost, Never(), lambda _: True, lambda: 1, wait_s=30)
+    questions = Questions(lost)
+    judge = ModelJudge(SMALL, questions, Never(), lambda _: True, lambda: 1, wait_s=30)
     asking = [asyncio.create_task(judge.agree(own, [other], case)) for _ in range(2)]
     await asyncio.sleep(0.01)
-    judge.forget([1])
-    assert len(judge._asked) == 1, "the same question is asked once"
-    judge.forget([0])
+    questions.forget([1])
+    assert len(questions._asked) == 1, "the same question is asked once"
+    questions.forget([0])
     assert await asyncio.gather(*asking) == [[None], [None]]
-    for broken in (
-        ModelJudge("small", lost, Never(), lambda _: True, lambda: 1, wait_s=0.01),
-        ModelJudge("small", down, Never(), lambda _: True, lambda: 1),
-    ):
+    for questions, wait_s in ((Questions(lost), 0.01), (Questions(down), 30)):
+        broken = ModelJudge(SMALL, questions, Never(), lambda _: True, lambda: 1, wait_s=wait_s)
         assert await broken.agree(own, [other], case) == [None]
-        assert not broken._asked
+        assert not questions._asked
+
+
+async def test_a_model_that_takes_no_temperature_is_asked_without_one() -> None:
+    flow = JudgedFlow()
+    await flow.start()
+    own, other = Told(kind="text", digest="a", text="open the app, now"), Told(kind="text", digest="b", text="open the app, later")
+    case = Case(0, "s", Waiter(identity=Identity(tenant="t", job="j", custom_id="r"), lane=Lane.BATCH, model="small", accepted_ms=0))
+    asked: list[Call] = []
+
+    async def lost(partition: int, call: Call) -> None:
+        asked.append(call)
+
+    for sampling in (True, False):
+        model = replace(SMALL, supports_sampling=sampling)
+        await ModelJudge(model, Questions(lost), Never(), lambda _: True, lambda: 1, wait_s=0.01).agree(own, [other], case)
+    assert ["temperature" in call.request.body for call in asked] == [True, False]

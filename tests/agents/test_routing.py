@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from inference_engine.agents.routers import Routers
 from inference_engine.agents.routing import RecentPrompts, policies_of, policy_of, route_with
@@ -146,11 +147,11 @@ def test_a_cascade_is_as_the_request_says_else_its_variant_else_the_settings(tmp
     running = Experiments((Experiment("exp", (Variant("a"), Variant("b", cascade="structure"))),))
     hard = "Analyze, compare and prove the algorithm; explain the distributed protocol and its latency; write a detailed report"
 
-    def routed(variant: str = "", said: str | None = None, n: int = 1, **routing: Any) -> str:
+    def routed(variant: str = "", said: str | None = None, n: int = 1, max_cost_pico: int | None = None, **routing: Any) -> str:
         asked = request(hard)
         body = {**asked.body, "response_format": {"type": "json_object"}, "n": n}
         dimensions = Dimensions(experiment_id="exp", experiment_variant=variant)
-        changed = asked.model_copy(update={"body": body, "dimensions": dimensions, "cascade": said})
+        changed = asked.model_copy(update={"body": body, "dimensions": dimensions, "cascade": said, "max_cost_pico": max_cost_pico})
         models = Catalogue(tuple(replace(m, tier=tier) for m, tier in zip(catalogue().models, TIERS[::2], strict=True)), "large")
         return route_with(settings(tmp_path, **routing), models, None, running)(changed).cascade
 
@@ -161,3 +162,18 @@ def test_a_cascade_is_as_the_request_says_else_its_variant_else_the_settings(tmp
     assert routed("b", said="off") == "off"
     assert routed("b", n=2) == "off"
     assert routed("b", fallback_enabled=False) == "off"
+    assert routed(cascade="judge", judge_model="small") == "judge"
+    assert routed("b", said="judge", judge_model="small") == "judge"
+    assert routed(said="judge") == "off", "nobody judges"
+    assert routed(said="judge", judge_model="small", max_cost_pico=10**12) == "off"
+
+
+def test_a_cascade_by_a_judge_that_nobody_named_or_knows_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="ROUTING_JUDGE_MODEL"):
+        settings(tmp_path, cascade="judge")
+    running = Experiments((Experiment("exp", (Variant("a"), Variant("b", cascade="judge"))),))
+    with pytest.raises(ConfigError, match="ROUTING_JUDGE_MODEL"):
+        route_with(settings(tmp_path), catalogue(), None, running)
+    with pytest.raises(ConfigError, match="ROUTING_JUDGE_MODEL"):
+        route_with(settings(tmp_path, judge_model="smal"), catalogue())
+    route_with(settings(tmp_path, judge_model="small"), catalogue(), None, running)

@@ -12,8 +12,8 @@ Everything that is named must have been there when the offset was read, but for 
 
 Where there is no claim. `answers`: who waits beside the owner is known by rows and by memory, and offsets of two topics don't say whether
 he joined before the answer was handled or after it; his lookup's claim is that he waits or has a response, and `answered` says at the end
-that he has one. `feedback` and `lessons`: no fault rates an answer or lets the router learn, so they hold nothing; losing a lesson costs
-neither an answer nor money. `vectors`, `corrections`, `routers`, `controls`: read whole by everyone who needs them, and nobody commits
+that he has one. `feedback` and `lessons`: losing a lesson costs neither an answer nor money; that none of a judge's is lost is looked for
+at the end (grades.py). `vectors`, `corrections`, `routers`, `controls`: read whole by everyone who needs them, and nobody commits
 there. `responses`, `dead-letters`: read by other people's programs.
 """
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from inference_engine.pipeline.exact import waiter_key
 from inference_engine.pipeline.fingerprint import unshared
 from inference_engine.pipeline.respond import ANSWERING, complete, error_id
-from inference_engine.schemas.ledger import Ambiguous, Charged, Completion, Failure, Parked
+from inference_engine.schemas.ledger import ASKING, Ambiguous, Charged, Completion, Failure, Parked
 from inference_engine.schemas.requests import Lookup
 
 from .evidence import Evidence, Placed, Snapshot, T
@@ -156,7 +156,7 @@ def of_ledger(e: Evidence, known: Further, at: Snapshot) -> Found:
     for r in below(e.ledger, at):
         if not isinstance(r, Completion | Failure | Ambiguous | Charged):
             continue
-        if isinstance(r, Failure) and r.purpose == "judge":
+        if isinstance(r, Failure) and r.purpose in ASKING:
             continue  # a question that nobody waits for: no answer, and nothing was paid
         where = f"flight {r.flight[:12]} was committed"
         event = error_id(r.request.identity, r.request.fingerprint) if isinstance(r, Failure) else r.attempt

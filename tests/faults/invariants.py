@@ -23,6 +23,7 @@ from functools import lru_cache
 from inference_engine.connectors.simulation import answer, asked_of_chat
 from inference_engine.pipeline.held import attempt_of
 from inference_engine.schemas.ledger import (
+    ASKING,
     Ambiguous,
     BatchClosed,
     BatchPrepared,
@@ -199,7 +200,7 @@ def bounded(evidence: Evidence) -> Found:
             yield f"attempt {attempt} was billed {count} times"
 
 
-ONCE = ("answer", "audit", "judge", "exploration")
+ONCE = ("answer", "audit", "exploration", *ASKING)
 """Purposes of calls that are over once one of their flight is completed."""
 
 

@@ -4,6 +4,7 @@ from .audits import AUDITS
 from .batches import BATCHES
 from .brokers import BROKERS
 from .disks import DISKS
+from .grades import GRADES
 from .kills import KILLS
 from .play import Fault
 from .poison import POISON
@@ -11,4 +12,4 @@ from .providers import PROVIDERS
 from .refusals import REFUSALS
 from .stores import STORES
 
-MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *BATCHES, *BROKERS, *PROVIDERS, *REFUSALS, *POISON, *STORES, *DISKS)
+MATRIX: tuple[Fault, ...] = (*KILLS, *AUDITS, *GRADES, *BATCHES, *BROKERS, *PROVIDERS, *REFUSALS, *POISON, *STORES, *DISKS)

@@ -60,7 +60,7 @@ class Outcome:
     duplicated: int
     """Responses that lie more than once on the topic: recognisable, they are equal."""
     twice: int
-    """Calls of a flight beyond its first one."""
+    """Calls of a flight beyond its first one, those left out whose answer was held back."""
     ambiguous: int
     """Attempts that stand in the ledger as possibly paid."""
     unexplained_pico: int
@@ -101,7 +101,11 @@ def judge(fault: Fault, seed: int, stage: Stage, drained: float, own: Sequence[V
         found.append(Violation("drained", f"not every id had a response {fault.drain_s:.0f} s after the last fault"))
     kept = books(evidence)
     delivered = Counter((key_of(line), content(line)) for line in evidence.responses)
-    flights = Counter(kept.intents[line.attempt].flight for line in evidence.bill if line.attempt in kept.intents)
+    # One that was held back for another model's answer was meant to be paid beside it.
+    held = {attempt for attempt, record in kept.charged.items() if record.discarded}
+    flights = Counter(
+        kept.intents[line.attempt].flight for line in evidence.bill if line.attempt in kept.intents and line.attempt not in held
+    )
     return Outcome(
         fault=fault.name,
         seed=seed,

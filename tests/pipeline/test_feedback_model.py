@@ -1,9 +1,11 @@
 """The learner behind the feedback: what it foretells, how sure it is, and that one score at a time is enough."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from inference_engine.pipeline.feedback_model import MOST_SCORES, Scores, learn
+from inference_engine.pipeline.feedback_model import JUDGE_NOISE, MOST_SCORES, Scores, learn
 
 from .feedback_support import WORTH, lessons, prompts, scores_of
 
@@ -58,6 +60,38 @@ def test_a_model_that_was_never_heard_of_is_foretold_by_the_others_and_unsurely(
     told, spread = model.predict(features, vectors).mean(axis=0), model.draws(features, vectors).std(axis=0).mean(axis=0)
     assert 0.3 < told[2] < 1.0
     assert spread[2] > 1.5 * spread[:2].max()
+
+
+SHARED = ((0.3, 1.0, 1.0),)
+
+
+def four_of_a_judge(made: Scores) -> Scores:
+    assert made.embeddings is not None
+    vectors, models = np.repeat(made.embeddings, 4, axis=0), np.repeat(made.models, 4)
+    return Scores(np.repeat(made.features, 4, axis=0), vectors, models, np.repeat(made.values, 4), np.full(4 * len(made), JUDGE_NOISE))
+
+
+def test_four_words_of_a_judge_count_as_one_of_a_user() -> None:
+    made, judged = scores_of(lessons(60)), four_of_a_judge(scores_of(lessons(60)))
+    basis = learn(made, 2, np.random.default_rng(1), SHARED).model.basis
+    features, vectors, _ = prompts(50, np.random.default_rng(9))
+    users, judges, more = (
+        learn(of, 2, np.random.default_rng(1), SHARED, basis).model.predict(features, vectors)
+        for of in (made, judged, replace(judged, noise=None))
+    )
+    np.testing.assert_allclose(users, judges, atol=1e-4)
+    assert np.abs(users - more).max() > 0.05
+
+
+def test_draws_are_as_unsure_after_four_words_of_a_judge_as_after_one_of_a_user() -> None:
+    made, judged = scores_of(lessons(60)), four_of_a_judge(scores_of(lessons(60)))
+    basis = learn(made, 2, np.random.default_rng(1), SHARED).model.basis
+    unsure = []
+    for of in (made, judged):
+        model = learn(of, 2, np.random.default_rng(1), SHARED, basis).model
+        # In units of a user's noise, as it is found.
+        unsure.append(model.draws(made.features, made.embeddings).std(axis=0).mean() / np.sqrt(model.noise))
+    assert unsure[1] == pytest.approx(unsure[0], rel=0.1)
 
 
 def test_noise_alone_teaches_next_to_nothing() -> None:

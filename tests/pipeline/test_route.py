@@ -23,6 +23,7 @@ from inference_engine.pipeline.route import (
     incapable,
     route,
 )
+from inference_engine.pipeline.route_rules import Rules
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Cascade, Identity, Request, Route
 
@@ -311,12 +312,17 @@ class Dearest:
 
 def cascaded(kind: Cascade, table: Catalogue = THREE, **changes: Any) -> Route:
     known: dict[str, Any] = {"structured": True, **changes}
-    return route(auto(**known), table, prices(COSTS), Dearest(), cascade=kind)
+    return route(auto(**known), table, prices(COSTS), Dearest(), cascade=kind, judge=model("small", "economy"))
 
 
 @pytest.mark.parametrize(
     ("kind", "models", "cheap"),
-    [("off", ("large",), 0), ("structure", ("small", "large"), 1), ("agreement", ("small", "medium", "large"), 2)],
+    [
+        ("off", ("large",), 0),
+        ("structure", ("small", "large"), 1),
+        ("agreement", ("small", "medium", "large"), 2),
+        ("judge", ("small", "large"), 1),
+    ],
 )
 def test_a_cascade_puts_the_cheapest_models_in_front_of_the_policys_choice(kind: Cascade, models: tuple[str, ...], cheap: int) -> None:
     made = cascaded(kind)
@@ -325,7 +331,14 @@ def test_a_cascade_puts_the_cheapest_models_in_front_of_the_policys_choice(kind:
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("structure", {"structured": False}), ("agreement", {"tools": True}), ("structure", {"preferred": "medium"})],
+    [
+        ("structure", {"structured": False}),
+        ("agreement", {"tools": True}),
+        ("structure", {"preferred": "medium"}),
+        ("judge", {"tools": True}),
+        ("judge", {"text": ""}),
+        ("judge", {"preferred": "medium"}),
+    ],
 )
 def test_what_can_not_be_checked_or_is_the_callers_own_choice_is_no_cascade(kind: Cascade, changes: dict[str, Any]) -> None:
     made = cascaded(kind, **changes)
@@ -341,3 +354,24 @@ def test_a_request_that_a_cheap_model_would_get_anyhow_is_no_cascade() -> None:
 def test_two_answers_are_compared_only_where_two_models_cost_less() -> None:
     made = cascaded("agreement", catalogue(model("small", "economy"), model("large", "premium")))
     assert (made.models, made.cascade) == (("large",), "off")
+
+
+def judged(judge: Model | None, costs: Mapping[str, int], tenant: str = "u") -> Route:
+    mine = Rules(models={"t": frozenset({"small", "medium", "large"})})
+    return route(auto(tenant=tenant), THREE, prices(costs), Dearest(), rules=mine, cascade="judge", judge=judge)
+
+
+@pytest.mark.parametrize(("of_the_judge", "first"), [(1, "small"), (4, "small"), (7, "large"), (50, "large"), (None, "large")])
+def test_a_judge_checks_a_cheap_answer_only_where_both_cost_less_than_the_policys_choice(of_the_judge: int | None, first: str) -> None:
+    costs = {"small": 1, "medium": 5, "large": 10} | ({} if of_the_judge is None else {"grader": of_the_judge})
+    made = judged(model("grader", "economy"), costs)
+    assert (made.models[0], made.cascade) == (first, "judge" if first == "small" else "off")
+
+
+def test_without_a_judge_or_where_the_tenant_may_not_use_it_the_policys_choice_is_asked_at_once() -> None:
+    costs = {"small": 1, "medium": 5, "large": 10, "grader": 1}
+    assert judged(None, costs).models[0] == "large"
+    grader = model("grader", "economy")
+    seeing = catalogue(*(replace(m, supports_images=True, image_tokens=1_000) for m in THREE.models))
+    assert route(auto(images=True), seeing, prices(costs), Dearest(), cascade="judge", judge=grader).cascade == "off"
+    assert [judged(grader, costs, tenant).cascade for tenant in ("t", "u")] == ["off", "judge"]
