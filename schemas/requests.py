@@ -137,6 +137,12 @@ class Follow(Record):
     since_ms: int | None = None
     """The flight of the source whose call is durable: only that one may be waited for, since another one may itself be waiting for
     this request. None: no call is known, so the answer is taken where it is there already."""
+    called_ms: int | None = None
+    """When that call was sent, where it leads a group: its flight may have taken off long before, to follow another one first."""
+    own_ms: int | None = None
+    """When the follower's own flight took off: where it leads the next time, this names its flight."""
+    fallen: tuple[str, ...] = ()
+    """Fingerprints that it followed before this one, and whose flights gave it nothing."""
 
 
 class Miss(Record):
@@ -146,6 +152,8 @@ class Miss(Record):
     skip_semantic: bool = False
     since_ms: int | None = None
     """When the flight took off that this is sent for."""
+    fallen: tuple[str, ...] = ()
+    """Fingerprints that it followed, and whose flights gave it nothing. It may lead now, or follow another one, but none of these."""
 
 
 class Chosen(Record):
