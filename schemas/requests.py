@@ -190,7 +190,7 @@ class Call(Record):
     request: Request
     route: Route
     group: str | None = None
-    """Fingerprint of the leader of a group of similar requests that share a prefix and are sent together."""
+    """Fingerprint of the first of the similar requests that this one is sent beside: within a packet, and in a file for a batch."""
     embedding: str | None = None
     """base64 of float16, see pipeline/vectors.py."""
     audit: bool = False
