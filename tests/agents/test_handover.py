@@ -120,6 +120,19 @@ async def test_who_comes_to_a_leader_that_failed_before_leads_or_follows_the_nex
     assert told(flow) == {"provider_rejected": 1, f"re: {flow.provider.asked[0]}": len(ASKED) - 1}
 
 
+async def test_an_answer_that_left_the_table_before_its_point_left_the_index_is_not_waited_for_twice() -> None:
+    flow = Handover(0)
+    await flow.start()
+    await ask_all(flow, Lane.STANDARD, tuple(ASKED)[:1])
+    await flow.run()
+    flow.rows.rows[0].clear()
+    await ask_all(flow, Lane.STANDARD, tuple(ASKED)[1:])
+    await flow.run()
+    assert all(m["follow"]["fallen"] for m in flow.broker.members(TOPICS.lookups)[-6:])
+    assert max(len(m.get("fallen", ())) for m in flow.broker.members(TOPICS.misses(Lane.STANDARD))) == 1
+    assert flow.refuses.calls == 2
+
+
 async def test_a_follower_whose_deadline_is_near_does_not_wait_for_another_leader() -> None:
     flow = Handover(1)
     await flow.start()
