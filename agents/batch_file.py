@@ -17,7 +17,7 @@ from ..pipeline.held import Member, attempt_of
 from ..pipeline.ledger import Pay
 from ..pipeline.models import Model
 from ..pipeline.ports import BatchProvider
-from ..pipeline.prefix import Marks, Path, marked, may_be_cached, path_of
+from ..pipeline.prefix import Marks, Path, marked, may_be_cached, path_of, send_order
 from ..pipeline.provider_batch import fits, prefix_plan
 from ..schemas.ledger import BatchPrepared, BatchSubmitted, BatchVoid
 from ..schemas.requests import Call
@@ -48,6 +48,7 @@ class _Row:
 
     member: Member
     path: Path
+    group: str | None
     start: int
     """Where its body stands among those that are set aside."""
     size: int
@@ -110,7 +111,7 @@ class BatchFile:
             return False
         self._most_bytes += size
         body = orjson.dumps(call.request.body)
-        self._rows.append(_Row((flight, decision.number, cap), self._prefixes(call), bodies.tell(), len(body)))
+        self._rows.append(_Row((flight, decision.number, cap), self._prefixes(call), call.group, bodies.tell(), len(body)))
         bodies.write(body)
         return True
 
@@ -143,9 +144,10 @@ class BatchFile:
 
     def _planned(self) -> tuple[list[int], list[Marks] | None]:
         """Indexes of the rows as they are sent, and the marks of each row; None where there are none to set."""
+        paths, groups = [row.path for row in self._rows], [row.group for row in self._rows]
         if self._terms is None:
-            return list(range(len(self._rows))), None
-        return prefix_plan(self._terms, [row.path for row in self._rows], self._provider.traits.turnaround_s)
+            return send_order(paths, groups), None
+        return prefix_plan(self._terms, paths, self._provider.traits.turnaround_s, groups)
 
     def _alone(self, call: Call) -> None:
         """It is late, over its budget, cancelled, or nothing for a batch: the call stage knows what to do with it."""

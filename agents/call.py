@@ -73,7 +73,7 @@ class CallStage:
 
     def in_order(self, calls: Sequence[Call]) -> list[Call]:
         """Calls that share a prefix side by side: they are begun, and so are mostly sent, in this order."""
-        return [calls[i] for i in self.parts.prefixes.in_order([call.request for call in calls])]
+        return [calls[i] for i in self.parts.prefixes.in_order([call.request for call in calls], [call.group for call in calls])]
 
     def progress(self) -> dict[str, int]:
         """By flight, how many steps each call has made that is not waiting for its turn."""

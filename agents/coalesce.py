@@ -120,7 +120,7 @@ def plan_groups(members: Sequence[Pending], settings: CoalesceSettings, policy: 
             first[fingerprint] = pending
     if len(first) == 1 or not settings.enabled:
         return [*(Group(p) for p in first.values()), *again]
-    prompts = [coalesce.Pending(key, p.text or "", p.miss.request.accepted_ms, nearest(p)) for key, p in first.items()]
+    prompts = [coalesce.Pending(k, p.text or "", p.miss.request.accepted_ms, nearest(p), p.miss.fallen) for k, p in first.items()]
     vectors = np.stack([p.vector for p in first.values() if p.vector is not None])
     plan = coalesce.plan(prompts, vectors, policy, group_similarity=settings.group_similarity)
     groups: list[Group] = []

@@ -145,7 +145,8 @@ class LearnedSharing:
                 settled.append(group)
                 continue
             request, considered = leader.miss.request, leader.considered or Considered((), ())
-            self._count(one, request.scope, considered)
+            if not leader.miss.fallen:  # else it was counted as the follower that it was
+                self._count(one, request.scope, considered)
             self._await(one, request, considered, 1.0)
             group.followers = []
             settled.append(group)

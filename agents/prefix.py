@@ -152,18 +152,18 @@ class PrefixRoom:
             for _, tree in self._trees.values():
                 tree.set_share(share)
 
-    def in_order(self, requests: Sequence[Request]) -> list[int]:
-        """Indexes of the requests: those that share a prefix side by side."""
+    def in_order(self, requests: Sequence[Request], groups: Sequence[str | None] = ()) -> list[int]:
+        """Indexes of the requests: those that share a prefix side by side, and within that those of a group (see `Call.group`)."""
         if not self._enabled or len(requests) < 2:
             return list(range(len(requests)))
         paths = [self._path(request) for request in requests]
-        if not any(paths):
+        if not any(paths) and not any(groups):
             return list(range(len(requests)))
         for request, path in zip(requests, paths, strict=True):
             self._paths[request.flight] = path
         while len(self._paths) > _PATHS_KEPT:
             self._paths.popitem(last=False)
-        return send_order(paths)
+        return send_order(paths, groups)
 
     def _path(self, request: Request) -> Path:
         return path_of(request.identity.tenant, request.body) if may_be_cached(request.body, self._least_tokens) else ()

@@ -59,7 +59,8 @@ class RouteStage:
         source = group.leader.miss.request
         for pending, similarity in group.followers:
             follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=similarity,
-                            since_ms=group.leader.miss.since_ms)  # fmt: skip
+                            since_ms=group.leader.miss.since_ms, called_ms=self._now(), own_ms=pending.miss.since_ms,
+                            fallen=pending.miss.fallen)  # fmt: skip
             pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
 
     def _refuse(self, sends: Sends, group: Group, error: EngineError) -> None:

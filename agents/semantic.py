@@ -60,6 +60,8 @@ class SemanticStage:
         for pending in pendings:
             request = pending.miss.request
             by_scope[pending.partition, request.identity.tenant, request.scope].append(pending)
+            if pending.miss.fallen:
+                self._shards.fell(pending.partition, pending.miss.fallen[-1])
         result = _Sorted()
         sends = self._out.batch()
         for (partition, tenant, scope), members in by_scope.items():
@@ -82,11 +84,12 @@ class SemanticStage:
 
     def _follow(self, partition: int, pending: Pending, neighbours: Sequence[Neighbour]) -> Follow | None:
         request, now = pending.miss.request, self._now()
-        # A request that is tried again finds itself; and the index's word on tenant and scope is checked, not trusted.
+        # A request that is tried again finds itself, and those that failed it; and the index's word on tenant and scope is checked.
+        never = {request.fingerprint, *pending.miss.fallen}
         others = [
             n
             for n in neighbours
-            if n.point.id != request.fingerprint and n.point.scope == request.scope and n.point.tenant == request.identity.tenant
+            if n.point.id not in never and n.point.scope == request.scope and n.point.tenant == request.identity.tenant
         ]
         found = self._sharing.find(pending, others, now)
         if found is None:
@@ -98,4 +101,6 @@ class SemanticStage:
             kind="semantic",
             similarity=found.similarity,
             since_ms=self._shards.called(partition, source.id),
+            own_ms=pending.miss.since_ms,
+            fallen=pending.miss.fallen,
         )

@@ -218,6 +218,12 @@ class Shards:
             for fingerprint in fingerprints:
                 self._forget(partition, shard, fingerprint)
 
+    def fell(self, partition: int, fingerprint: str) -> None:
+        """Its flight gave a follower nothing: unless it has been answered, nobody else is sent to wait for it."""
+        shard = self._shards.get(partition)
+        if shard is not None and fingerprint in shard.known and fingerprint not in shard.told:
+            self._forget(partition, shard, fingerprint)
+
     def _forget(self, partition: int, shard: _Shard, fingerprint: str) -> None:
         shard.forget(fingerprint)
         if self.listener is not None:

@@ -39,6 +39,8 @@ class Pending:
     arrived_ms: int
     nearest: float = 0.0
     """Cosine to the nearest prompt that is answered already; it was not near enough."""
+    fallen: tuple[str, ...] = ()
+    """Keys that it followed before, and that gave it nothing: it follows none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _join_flights(
         candidates = [int(j) for j in np.flatnonzero(near[row])]
         candidates.sort(key=lambda j: (-float(similar[row, j]), in_flight[j].arrived_ms, in_flight[j].key))
         for j in candidates:
-            if _accepts(policy, float(similar[row, j]), window[row], in_flight[j]):
+            if in_flight[j].key not in window[row].fallen and _accepts(policy, float(similar[row, j]), window[row], in_flight[j]):
                 joins[row] = Join(window[row].key, in_flight[j].key, float(similar[row, j]))
                 break
     return joins
@@ -158,6 +160,7 @@ def _merge(window: list[Pending], rows: Vectors, policy: SharingPolicy, signatur
     marks = signatures.of(window)
     near = (similar >= policy.floor - _ROUNDING) & (marks[:, None] == marks[None, :])
     np.fill_diagonal(near, False)
+    _part(near, window)
     merges: dict[int, list[tuple[int, float]]] = {}
     for cluster in _clusters(similar, near, 1.0 - policy.floor + _ROUNDING):
         merges.update(_stars(cluster, window, similar, near, policy))
@@ -166,6 +169,14 @@ def _merge(window: list[Pending], rows: Vectors, policy: SharingPolicy, signatur
         if row not in followers:
             merges.setdefault(row, [])
     return merges
+
+
+def _part(near: Mask, window: list[Pending]) -> None:
+    """Takes apart who followed whom in vain, both ways: a pair needs no leader that only one of them could be."""
+    rows = {prompt.key: row for row, prompt in enumerate(window)}
+    for row, prompt in enumerate(window):
+        for other in (rows[key] for key in prompt.fallen if key in rows):
+            near[row, other] = near[other, row] = False
 
 
 def load_clustering() -> "type[DBSCAN]":

@@ -16,6 +16,10 @@ from .fingerprint import flight_id, unshared
 LONG_MS = 1_800_000
 """Calls with less time than this are not put into a provider's batch, so nobody needs to overtake them."""
 ANSWER, FLIGHT, WAITER = b"a", b"f", b"w"
+MOST_FALLEN = 8
+"""So many sources may fail one follower, one after the other; then it flies by itself, at once with whoever is left."""
+PATIENCE_MS = {Lane.EXPRESS: 10_000, Lane.STANDARD: 60_000}
+"""Who asked longer ago than this, and said no deadline, flies by itself when its source fails; in the batch lane nobody is in a hurry."""
 
 
 def answer_key(fingerprint: str) -> bytes:
@@ -61,7 +65,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """A follower whose source is gone: back to `misses`, without the semantic tier."""
+    """A follower whose source is gone, or is too slow for it: back to `misses`."""
 
     miss: Miss
 
@@ -93,7 +97,7 @@ def look_up(
     request = lookup.request
     by_calls_ms = now_ms if worked_off_ms is None else min(now_ms, worked_off_ms)
     if lookup.follow is not None:
-        return _follow(lookup, answer, flight, now_ms, by_calls_ms)
+        return _follow(lookup, answer, flight, now_ms, lease_ms, by_calls_ms)
     own = flies_itself(flight, answer, request.identity)
     if answer is not None and not own and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
         return Hit(answer, redelivered=answer.owner == request.identity)
@@ -161,7 +165,7 @@ def only_for_owner(record: AnswerRecord, waiter: Waiter) -> bool:
     return record.answer is None or waiter.accepted_ms - record.created_ms > 1000 * record.ttl_s
 
 
-def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, by_calls_ms: int) -> Decision:
+def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, now_ms: int, lease_ms: int, by_calls_ms: int) -> Decision:
     follow, request = lookup.follow, lookup.request
     assert follow is not None
     # What the source itself was given by similarity is not passed on: nobody has compared these two prompts.
@@ -169,10 +173,39 @@ def _follow(lookup: Lookup, answer: AnswerRecord | None, flight: Flight | None, 
     if answer is not None and own and answer.scope == follow.scope and fresh(answer, now_ms, request.cache_ttl_s):
         return Share(shared(answer, lookup, now_ms))
     # Of a flight without a call nobody knows whether it ends: it may be waiting for this very request.
-    waits = flight is not None and flight.since_ms == follow.since_ms and by_calls_ms < flight.lease_ms
-    if flight is not None and waits and not too_slow(flight, request, now_ms):
+    if flight is None or flight.since_ms != follow.since_ms:
+        return Return(handed_on(lookup, now_ms))
+    until_ms = flight.lease_ms if follow.called_ms is None else max(flight.lease_ms, follow.called_ms + lease_ms)
+    if by_calls_ms < until_ms and not too_slow(flight, request, now_ms):
         return Join(WaiterRow(waiter=waiter_of(request), follow=follow, request=request), start=None, forward=None)
-    return Return(Miss(request=request, skip_semantic=True))
+    return Return(alone(request))
+
+
+def alone(request: Request) -> Miss:
+    """It is paid for by itself, whatever is similar to it."""
+    return Miss(request=request, skip_semantic=True)
+
+
+def handed_on(lookup: Lookup, now_ms: int) -> Miss:
+    """A follower whose source gave it nothing: it goes back, with those who followed the same one, and one of them leads the others.
+
+    Each time one name is added to those that it does not follow again, and one request has been called: a group of n ends after n calls.
+    """
+    follow, request = lookup.follow, lookup.request
+    assert follow is not None
+    fallen = (*follow.fallen, follow.fingerprint)
+    if len(fallen) >= MOST_FALLEN or not _can_wait(request, now_ms):
+        return alone(request)
+    return Miss(request=request, since_ms=follow.own_ms, fallen=fallen)
+
+
+def _can_wait(request: Request, now_ms: int) -> bool:
+    """For one more call that may fail. Who has a deadline waits for half of its time."""
+    waited_ms = now_ms - request.accepted_ms
+    if request.deadline_ms is not None:
+        return waited_ms <= request.deadline_ms - now_ms
+    patience_ms = PATIENCE_MS.get(request.lane)
+    return patience_ms is None or waited_ms <= patience_ms
 
 
 def shared(answer: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord:

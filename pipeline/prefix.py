@@ -209,20 +209,25 @@ def marked(body: JsonObject, plan: Marks) -> JsonObject:
 # --- the order -----------------------------------------------------------------------------------------------------------
 
 
-def send_order(paths: Sequence[Path]) -> list[int]:
-    """Indexes of the paths in the order in which they are sent.
+def send_order(paths: Sequence[Path], groups: Sequence[str | None] = ()) -> list[int]:
+    """Indexes of the paths in the order in which they are sent. `groups`: of each, which group of similar prompts it is in.
 
     Depth first through their prefix tree: so each entry of a cache is used in one stretch. Of two branches the one that shares more
-    tokens comes first; what shares nothing comes last, in the order in which it came.
+    tokens comes first; what shares nothing comes last, in the order in which it came. Where the tree knows no difference, those of one
+    group stand side by side, in the order in which they came: a provider that finds prefixes by itself finds heads within a block, too.
     """
-    keys = _Tree(paths)
+    keys = _Tree(paths, groups)
     return sorted(range(len(paths)), key=lambda i: keys.of(paths[i], i))
 
 
 class _Tree:
     """How many paths run through each node, and how much each branch shares."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], groups: Sequence[str | None]) -> None:
+        first: dict[str, int] = {}
+        grouped = enumerate(groups or [None] * len(paths))
+        self._places = [i if group is None else first.setdefault(group, i) for i, group in grouped]
+        """Of each path, where the first one of its group came."""
         self._count: dict[bytes, int] = {}
         for path in paths:
             for block in path:
@@ -236,9 +241,9 @@ class _Tree:
                 self._deepest[block.node] = max(self._deepest.get(block.node, 0), shared[-1].tokens)
                 self._first.setdefault(block.node, i)
 
-    def of(self, path: Path, index: int) -> tuple[tuple[int, int], ...]:
+    def of(self, path: Path, index: int) -> tuple[tuple[int, ...], ...]:
         shared = [(-self._deepest[b.node], self._first[b.node]) for b in path if self._count[b.node] > 1]
-        return (*shared, (1, index))
+        return (*shared, (1, self._places[index], index))
 
 
 def shared_tokens(paths: Sequence[Path]) -> Iterator[int]:

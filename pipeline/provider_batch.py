@@ -204,7 +204,9 @@ def next_poll_s(polls: int, traits: BatchTraits) -> float:
     return min(traits.longest_poll_s, traits.poll_s * 2.0 ** min(polls // 4, 10))
 
 
-def prefix_plan(terms: Terms, paths: Sequence[Path], turnaround_s: float) -> tuple[list[int], list[Marks]]:
+def prefix_plan(
+    terms: Terms, paths: Sequence[Path], turnaround_s: float, groups: Sequence[str | None] = ()
+) -> tuple[list[int], list[Marks]]:
     """Indexes of the rows of a file in the order in which they are sent, and the marks of each row in the order of `paths`.
 
     Rows are expected to be worked on one after the other, evenly. How fast they really go nobody knows: a group has one key, and what is
@@ -212,4 +214,4 @@ def prefix_plan(terms: Terms, paths: Sequence[Path], turnaround_s: float) -> tup
     """
     if terms.per_key_per_minute is not None:
         terms = replace(terms, per_key_per_minute=len(paths) + 1)
-    return send_order(paths), marks_of_job(terms, paths, calls_per_s=max(1, len(paths)) / turnaround_s)
+    return send_order(paths, groups), marks_of_job(terms, paths, calls_per_s=max(1, len(paths)) / turnaround_s)

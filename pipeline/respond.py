@@ -12,7 +12,7 @@ from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
 from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
-from .exact import fresh, shared
+from .exact import alone, fresh, handed_on, shared
 from .fingerprint import digest
 from .grade_question import score_of
 from .judge import told
@@ -271,9 +271,11 @@ def failed(
 
 
 def follower_outcome(record: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord | Miss:
-    """What a follower gets when the flight that it waits for ends: the answer, or another try on its own."""
-    if record.answer is None or not record.cacheable or record.source.tier != "provider":
-        return Miss(request=lookup.request, skip_semantic=True)
+    """What a follower gets when the flight that it waits for ends: the answer, or another try."""
+    if record.answer is None or record.source.tier != "provider":
+        return handed_on(lookup, now_ms)
+    if not record.cacheable:
+        return alone(lookup.request)  # what cut this one off, or was refused to it, will mostly meet its like: they needn't queue for it
     return shared(record, lookup, now_ms)
 
 

@@ -143,6 +143,12 @@ class Follow(Record):
     since_ms: int | None = None
     """The flight of the source whose call is durable: only that one may be waited for, since another one may itself be waiting for
     this request. None: no call is known, so the answer is taken where it is there already."""
+    called_ms: int | None = None
+    """When that call was sent, where it leads a group: its flight may have taken off long before, to follow another one first."""
+    own_ms: int | None = None
+    """When the follower's own flight took off: where it leads the next time, this names its flight."""
+    fallen: tuple[str, ...] = ()
+    """Fingerprints that it followed before this one, and whose flights gave it nothing."""
 
 
 class Miss(Record):
@@ -152,6 +158,8 @@ class Miss(Record):
     skip_semantic: bool = False
     since_ms: int | None = None
     """When the flight took off that this is sent for."""
+    fallen: tuple[str, ...] = ()
+    """Fingerprints that it followed, and whose flights gave it nothing. It may lead now, or follow another one, but none of these."""
 
 
 class Chosen(Record):
@@ -188,7 +196,7 @@ class Call(Record):
     request: Request
     route: Route
     group: str | None = None
-    """Fingerprint of the leader of a group of similar requests that share a prefix and are sent together."""
+    """Fingerprint of the first of the similar requests that this one is sent beside: within a packet, and in a file for a batch."""
     embedding: str | None = None
     """base64 of float16, see pipeline/vectors.py."""
     audit: bool = False

@@ -188,7 +188,7 @@ async def test_a_follower_waits_for_its_source_and_is_answered_under_its_own_nam
     assert world.broker.responses()[1]["engine"]["cache"] == {"tier": "coalesced", "similarity": 0.95, "source_id": source.fingerprint}
 
 
-async def test_a_follower_of_a_failed_source_goes_back_alone() -> None:
+async def test_a_follower_of_a_failed_source_goes_back_to_lead_or_to_follow_another_one() -> None:
     world = World()
     source, follower = asked("r1"), asked("r2", "What are cats?")
     await world.ask(source)
@@ -196,7 +196,8 @@ async def test_a_follower_of_a_failed_source_goes_back_alone() -> None:
     await world.ask(follower, follow=follow)
     await world.answer(failed(source, ErrorInfo(code="exhausted", message="x"), world.clock.ms))
     back = world.broker.members(MISSES)[-1]
-    assert (back["request"]["identity"]["custom_id"], back["skip_semantic"]) == ("r2", True)
+    assert (back["request"]["identity"]["custom_id"], back["fallen"]) == ("r2", [source.fingerprint])
+    assert not back.get("skip_semantic")
 
 
 async def test_requests_of_a_cancelled_job_are_answered_and_not_sent_on() -> None:

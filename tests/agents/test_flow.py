@@ -309,7 +309,7 @@ async def test_tenants_and_scopes_never_share_at_similarity_one() -> None:
     assert len(flow.provider.asked) == 3
 
 
-async def test_followers_of_a_refused_leader_are_asked_on_their_own() -> None:
+async def test_a_follower_of_a_refused_leader_is_asked_when_nobody_else_is_left() -> None:
     flow = Flow()
     await flow.start()
     await flow.ask("r1", "please refuse to answer this question of mine")

@@ -235,6 +235,21 @@ def test_members_of_a_packet_are_sent_group_by_group() -> None:
     assert [body["messages"][1]["content"][0] for body in one.provider.bodies] == list("aaabbbccc")
 
 
+def test_similar_prompts_are_sent_side_by_side_where_their_blocks_share_nothing() -> None:
+    """Their heads are within one long text, where a server may find them, and the tree does not."""
+    one = World(provider=Bill(answers_after(0.1)), permits=dict.fromkeys(Lane, 1))
+    bodies = [{"messages": [{"role": "user", "content": f"{group}{i}" + " word" * 2000}]} for i in range(3) for group in "abc"]
+    calls = [call(f"r{i}", body=asked).model_copy(update={"group": "abc"[i % 3]}) for i, asked in enumerate(bodies)]
+
+    async def main() -> None:
+        async with worker(one) as w:
+            packet = event(TOPICS.calls(Lane.STANDARD), packets.calls.encode(calls))
+            await CallAgent(w.stage).on_calls(packet)
+
+    run(main())
+    assert [body["messages"][0]["content"][:2] for body in one.provider.bodies] == [f"{g}{i}" for g in "abc" for i in range(3)]
+
+
 def room(enabled: bool) -> PrefixRoom:
     return PrefixRoom(lambda _: TERMS, enabled=enabled, remember=10, now=lambda: 0)
 

@@ -347,6 +347,21 @@ def test_rows_that_share_a_prefix_stand_side_by_side_marked_alike_and_each_reque
     assert prepared.file_bytes > sum(len(str(row)) for row in world.submitted) * 0.9
 
 
+@pytest.mark.parametrize("terms", [None, Terms("automatic", 1024, 0.1, (Lifetime("", 300, 1.0),))])
+def test_rows_of_similar_prompts_stand_side_by_side_in_the_file(world: BatchWorld, terms: Terms | None) -> None:
+    world.terms = terms
+    calls = [patient(f"r{i}", text=f"group {i % 3} row {i}").model_copy(update={"group": f"g{i % 3}"}) for i in range(9)]
+
+    async def main() -> None:
+        async with batch_worker(world) as one:
+            await one.run(*calls)
+            await one.until(lambda: "batch_closed" in world.records)
+
+    run(main())
+    rows = [row["body"]["messages"][0]["content"].split() for row in world.submitted]
+    assert [(row[1], row[3]) for row in rows] == [(str(i % 3), str(i)) for i in (0, 3, 6, 1, 4, 7, 2, 5, 8)]
+
+
 def test_a_row_that_is_short_or_marked_by_its_author_is_sent_as_it_is(world: BatchWorld) -> None:
     world.terms = Terms("breakpoints", 1024, 0.1, (Lifetime("30m", 1800, 1.25),), per_key_per_minute=15)
     own = [told(f"r{i}", 0) for i in range(2)]

@@ -20,7 +20,10 @@ from .waiting import until
 
 PASSWORD = ("How do I reset the password of my account?", "How can I reset the password of my account?")
 CARD = ("My card was stolen, what should I do?", "My card has been stolen, what should I do?", "What should I do, my card was stolen?")
-PARCEL = ("When will my parcel arrive at home?", "When will the parcel arrive at my home?")
+PARCEL = (
+    *("When will my parcel arrive at home?", "When will the parcel arrive at my home?"),
+    *("When will my parcel arrive at my home?", "When does my parcel arrive at home?"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +100,14 @@ def test_another_scope_or_tenant_never_shares_even_the_same_words(similar: Engin
     assert shared.engine.cache.tier == "semantic", "the other tenant's own answer is found: so its index was asked above"
 
 
-def test_what_followed_a_question_that_fails_is_answered_on_its_own(similar: Engine) -> None:
+def test_a_question_that_fails_hands_over_to_one_of_those_that_followed_it(similar: Engine) -> None:
     similar.provider.fail("400", match="parcel", count=1)
     answers = similar.ask("fails", [row(f"r{i}", text) for i, text in enumerate(PARCEL)])
     failed = [custom_id for custom_id, line in answers.items() if line.error is not None]
     assert len(failed) == 1
-    [other] = answers.keys() - set(failed)
-    assert text_of(answers[other])
-    assert answers[other].engine.cache.tier == "none"
+    others = [line for custom_id, line in answers.items() if custom_id not in failed]
+    assert len({text_of(line) for line in others}) == 1
+    assert sorted(line.engine.cache.tier == "none" for line in others) == [False, False, True]
     assert sum(similar.provider.billed(MODEL, PARCEL).values()) == 1
 
 

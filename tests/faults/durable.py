@@ -60,13 +60,13 @@ class Further:
     first_lookups: Index
     """By fingerprint, followers left out."""
     followers: Index
-    """By identity, lookups that follow another request."""
+    """By identity and what it followed before in vain, lookups that follow another request."""
     rows: Index
     """By key, of waiters."""
     misses: Index
     """By fingerprint."""
     alone: Index
-    """By identity, misses of followers that are to fly by themselves."""
+    """By identity, misses of followers that are to fly by themselves, or to lead others."""
     calls: Index
     """By flight."""
     ended: Index
@@ -86,10 +86,10 @@ def further(e: Evidence) -> Further:
         replies=Index((p.member, p) for p in e.replies),
         lookups=Index((p.member.request.identity, p) for p in e.lookups),
         first_lookups=Index((p.member.request.fingerprint, p) for p in e.lookups if p.member.follow is None),
-        followers=Index((p.member.request.identity, p) for p in e.lookups if p.member.follow is not None),
+        followers=Index(((p.member.request.identity, p.member.follow.fallen), p) for p in e.lookups if p.member.follow is not None),
         rows=Index((p.member, p) for p in e.rows),
         misses=Index((p.member.request.fingerprint, p) for p in e.misses),
-        alone=Index((p.member.request.identity, p) for p in e.misses if p.member.skip_semantic),
+        alone=Index((p.member.request.identity, p) for p in e.misses if p.member.skip_semantic or p.member.fallen),
         calls=Index((p.member.request.flight, p) for p in e.calls),
         ended=Index((p.member.flight, p) for p in e.ledger if isinstance(p.member, Completion | Failure | Parked)),
         answers=Index((p.member.fingerprint, p) for p in e.answers),
@@ -140,7 +140,7 @@ def _of_follower(lookup: Lookup, known: Further, at: Snapshot) -> Found:
 def of_misses(e: Evidence, known: Further, at: Snapshot) -> Found:
     for miss in below(e.misses, at):
         request = miss.request
-        follows = not miss.skip_semantic and known.followers.by_then(request.identity, at)
+        follows = not miss.skip_semantic and known.followers.by_then((request.identity, miss.fallen), at)
         if not known.calls.by_then(request.flight, at) and not follows and not known.answers.by_then(request.fingerprint, at):
             yield f"the miss of {request.identity} was committed, and no call, no lookup of a follower and no refusal was durable"
 

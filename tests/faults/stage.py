@@ -181,9 +181,13 @@ class Stage:
         repeats: float = 0.2,
         body: Mapping[str, Any] | None = None,
         tenant: str | None = None,
+        spelled: bool = False,
         **fixed: Any,
     ) -> list[tuple[Asked, dict[str, Any]]]:
-        """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant. `mark` stands in the prompts."""
+        """Rows of two tenants and all lanes; a part of them repeat an earlier prompt of their tenant. `mark` stands in the prompts.
+
+        `spelled`: their numbers in letters, since prompts with other numbers never share an answer.
+        """
         only, made = tenant, list[tuple[Asked, dict[str, Any]]]()
         for _ in range(count):
             tenant = only or self.random.choice(TENANTS)
@@ -193,7 +197,7 @@ class Stage:
             text = (
                 self.random.choice(earlier)
                 if again
-                else f"{self.canary(tenant)} {mark if isinstance(mark, str) else mark()}question {number}"
+                else f"{self.canary(tenant)} {mark if isinstance(mark, str) else mark()}question {_spelled(number) if spelled else number}"
             )
             options = {"job": "faults", "priority": self.random.choice(list(Lane)).value, **fixed}
             asked = Asked(tenant, "faults", f"r{number}", MODEL, text)
@@ -424,3 +428,7 @@ def most_memory_mb(pid: int) -> float:
     if status.exists():
         return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return float(psutil.Process(pid).memory_info().rss) / 2**20
+
+
+def _spelled(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))

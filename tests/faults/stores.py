@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]
@@ -17,7 +18,7 @@ from inference_engine.agents.sink_worker import PACKETS_AT_ONCE
 from ..connectors.clickhouse_http import clickhouse_http
 from ..e2e.engine import PARTITIONS
 from ..e2e.waiting import until
-from .gather import stored
+from .gather import gather, stored
 from .play import Fault, Play, Scene
 from .proxy import Proxy, Weather
 from .stage import Stage
@@ -44,8 +45,15 @@ def index(kind: str) -> Play:
     return play
 
 
+SAID = "please tell me kindly and at once how do I reset the forgotten password of my savings account, this is "
+
+
 def semantic_and_killed(scene: Scene) -> None:
     """The semantic tier at work, many followers of few leaders, and workers that are killed."""
+    killed_while_asking(scene)
+
+
+def killed_while_asking(scene: Scene, **how: Any) -> None:
     stage = scene.stage
     stage.start_sink()
     stage.start_workers(2, FAULT_INDEX="hash")
@@ -57,7 +65,23 @@ def semantic_and_killed(scene: Scene) -> None:
             stage.note()
             stage.start_worker(number, wait=False, FAULT_INDEX="hash")
 
-    stage.while_asking(work, body={"temperature": 0})
+    stage.while_asking(work, body={"temperature": 0}, **how)
+
+
+def leaders_fail_and_killed(scene: Scene) -> None:
+    """Prompts that share an answer with nearly all others, of which the first ones that are called are refused."""
+    scene.stage.provider.fail("400", count=40)
+    killed_while_asking(scene, mark=SAID, spelled=True, repeats=0)
+
+
+def was_handed_over(scene: Scene) -> Iterator[str]:
+    """Nothing is shown where no follower came back and led, and none followed another one then."""
+    evidence = gather(scene.stage)
+    back = {p.member.request.flight for p in evidence.misses if p.member.fallen}
+    led = sum(p.member.request.flight in back for p in evidence.calls)
+    followed = sum(p.member.follow is not None and bool(p.member.follow.fallen) for p in evidence.lookups)
+    if not led or not followed:
+        yield f"{len(back)} followers came back, {led} of them led, and {followed} times one followed another leader"
 
 
 def qdrant_silent(scene: Scene) -> None:
@@ -266,6 +290,7 @@ STORES = (
     *(Fault(f"vector index {kind}", index(kind), settings=SEMANTIC) for kind in ("missing", "failing", "dimension", "slow")),
     Fault("Qdrant is silent", qdrant_silent, settings=SEMANTIC, drain_s=60),
     Fault("semantic tier, workers are killed", semantic_and_killed, settings=SEMANTIC, seeded=True),
+    Fault("semantic tier, leaders are refused, workers are killed", leaders_fail_and_killed, was_handed_over, SEMANTIC, seeded=True),
     Fault("ClickHouse away", clickhouse_away),
     Fault("ClickHouse away for 10 minutes", clickhouse_long_away, not_slowed),
     Fault("sink killed", sink_killed, seeded=True),

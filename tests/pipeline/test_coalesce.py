@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,17 @@ def test_every_prompt_is_planned_exactly_once_and_every_follower_is_near_its_lea
         assert float(vector[follower] @ vector[leader]) == pytest.approx(similarity, abs=1e-4)
         assert similarity >= STATIC.threshold - 1e-4
         assert numbers(text[follower]) == numbers(text[leader])
+
+
+@given(windows, st.lists(st.tuples(st.integers(0, 23), st.integers(0, 23)), max_size=40))
+def test_nobody_follows_whom_it_followed_in_vain(rows: list[tuple[str, float, int]], vain: list[tuple[int, int]]) -> None:
+    prompts, vectors = built(rows, "k")
+    window = [replace(p, fallen=tuple(f"k{b}" for a, b in vain if a == i and b != i)) for i, p in enumerate(prompts)]
+    fallen = {p.key: p.fallen for p in window}
+    flights = {"in_flight": window[:3], "in_flight_vectors": vectors[:3]}
+    for result in (plan(window, vectors, STATIC), plan(window[3:], vectors[3:], STATIC, **flights)):  # type: ignore[arg-type]
+        followed = [(f.key, m.leader) for g in result.groups for m in g.merges for f in m.followers]
+        assert not [pair for pair in [*followed, *((j.key, j.leader) for j in result.joins)] if pair[1] in fallen[pair[0]]]
 
 
 @given(windows, st.randoms())

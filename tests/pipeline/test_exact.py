@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.exact import (
+    MOST_FALLEN,
+    PATIENCE_MS,
     Hit,
     Join,
     Overtake,
@@ -12,6 +14,7 @@ from inference_engine.pipeline.exact import (
     answer_key,
     fingerprint_of,
     flight_key,
+    handed_on,
     look_up,
     shared,
     take_over,
@@ -131,7 +134,7 @@ def test_a_follower_waits_for_a_flight_and_returns_where_nothing_is_left() -> No
     assert waits.row.request == asked
     gone = look_up(Lookup(request=asked, follow=follow(source)), None, None, NOW, LEASE)
     assert isinstance(gone, Return)
-    assert gone.miss.skip_semantic
+    assert (gone.miss.fallen, gone.miss.skip_semantic) == ((source.fingerprint,), False)
 
 
 def test_in_a_queue_that_is_longer_than_a_lease_nobody_takes_a_flight_for_lost() -> None:
@@ -224,3 +227,35 @@ def test_a_follower_in_a_hurry_goes_its_own_way() -> None:
     decision = look_up(Lookup(request=asked, follow=follow(source)), None, in_a_batch(source), NOW, LEASE)
     assert isinstance(decision, Return)
     assert decision.miss.skip_semantic
+
+
+def test_a_group_is_led_anew_until_the_time_or_the_number_of_the_fallen_is_up() -> None:
+    asked = request("What are cats?", who=identity("r2"))
+    half, near_its_end = NOW + 20_000, NOW + 20_001
+
+    def goes_on(at_ms: int, fallen: int = 0, **changes: object) -> bool:
+        wanted = Follow(fingerprint="f" * 64, scope="s", kind="coalesced", similarity=1.0, own_ms=NOW, fallen=("e" * 64,) * fallen)
+        miss = handed_on(Lookup(request=asked.model_copy(update=changes), follow=wanted), at_ms)
+        assert miss.skip_semantic != bool(miss.fallen)
+        assert not miss.fallen or (miss.since_ms, miss.fallen) == (NOW, (*wanted.fallen, wanted.fingerprint))
+        return not miss.skip_semantic
+
+    asked_ms = asked.accepted_ms
+    assert goes_on(NOW, MOST_FALLEN - 2)
+    assert not goes_on(NOW, MOST_FALLEN - 1)
+    assert goes_on(half, deadline_ms=2 * half - asked_ms)
+    assert not goes_on(near_its_end, deadline_ms=2 * half - asked_ms)
+    for lane, patience_ms in PATIENCE_MS.items():
+        assert goes_on(asked_ms + patience_ms, lane=lane)
+        assert not goes_on(asked_ms + patience_ms + 1, lane=lane)
+    assert goes_on(NOW + 48 * HOUR_MS, lane=Lane.BATCH)
+
+
+def test_a_leader_is_waited_for_from_its_call_on_however_long_its_flight_has_followed_another_one() -> None:
+    source, asked = request(), request("What are cats?", who=identity("r2")).model_copy(update={"lane": Lane.BATCH})
+    late = NOW + 10 * LEASE
+    led = follow(source).model_copy(update={"called_ms": late - 1})
+    assert isinstance(look_up(Lookup(request=asked, follow=led), None, flying(source), late, LEASE), Join)
+    over = look_up(Lookup(request=asked, follow=led), None, flying(source), late + LEASE, LEASE)
+    assert isinstance(over, Return)
+    assert over.miss.skip_semantic

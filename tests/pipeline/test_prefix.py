@@ -1,6 +1,7 @@
 """Prompts share a prefix exactly where they are equal, and marks change nothing but what is said about it."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from datetime import date
 
@@ -170,6 +171,21 @@ def test_calls_that_share_a_prefix_are_sent_in_one_stretch(job: list[list[str]])
     for node in {block.node for path in found for block in path}:
         places = [place for place, i in enumerate(order) if node in {block.node for block in found[i]}]
         assert places == list(range(places[0], places[0] + len(places)))
+
+
+@given(jobs, st.data())
+def test_a_group_is_sent_in_one_stretch_of_each_branch_and_breaks_no_stretch_of_a_prefix(job: list[list[str]], data: st.DataObject) -> None:
+    found = paths(job)
+    groups = data.draw(st.lists(st.sampled_from([None, "g", "h"]), min_size=len(job), max_size=len(job)))
+    order = send_order(found, groups)
+    assert sorted(order) == list(range(len(job)))
+    counts = Counter(block.node for path in found for block in path)
+    branches = [tuple(b.node for b in path if counts[b.node] > 1) for path in found]
+    assert [branches[i] for i in order] == [branches[i] for i in send_order(found)]
+    for what in {(branches[i], group) for i, group in enumerate(groups) if group is not None}:
+        places = [place for place, i in enumerate(order) if (branches[i], groups[i]) == what]
+        assert places == list(range(places[0], places[0] + len(places)))
+        assert [i for i in order if (branches[i], groups[i]) == what] == [i for i in range(len(job)) if (branches[i], groups[i]) == what]
 
 
 def test_the_longest_shared_prefix_comes_first() -> None:

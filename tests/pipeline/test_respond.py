@@ -170,15 +170,14 @@ def test_a_shared_answer_says_whose_it_is_and_how_near() -> None:
     assert (cost.saved_coalescing_pico, cost.source_id) == (ALL, source.fingerprint)
 
 
-def test_a_follower_of_a_failed_or_partial_answer_tries_on_its_own() -> None:
+def test_a_follower_of_a_failed_source_may_lead_and_that_of_a_partial_answer_tries_on_its_own() -> None:
     source, asked = request(), request("What are cats?", who=identity("r2"))
-    lookup = Lookup(request=asked, follow=Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.9))
+    follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="semantic", similarity=0.9, own_ms=NOW - 5)
+    lookup = Lookup(request=asked, follow=follow)
     error = failed(source, ErrorInfo(code="unavailable", message="down"), NOW)
+    assert follower_outcome(error, lookup, NOW) == Miss(request=asked, since_ms=NOW - 5, fallen=(source.fingerprint,))
     cut = made(source, answer=answer(finish="length"))
-    for record in (error, cut):
-        outcome = follower_outcome(record, lookup, NOW)
-        assert isinstance(outcome, Miss)
-        assert outcome.skip_semantic
+    assert follower_outcome(cut, lookup, NOW) == Miss(request=asked, skip_semantic=True)
 
 
 def test_a_failure_tells_everyone_and_is_never_kept() -> None:
