@@ -37,6 +37,8 @@ class RouterState:
     rows: int
     """Prompts that it was learned from."""
     note: str = ""
+    costs: tuple[float, ...] = ()
+    """Mean dollars of an answer of each model, by which the prices were validated; empty in files that were written before it was kept."""
     column: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,15 +92,19 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
         static=not above,
         rows=len(rows),
         note=note,
+        costs=tuple(map(float, mean_costs(known.table)[kept])),
     )
 
 
 def prices_of(seen: Predictions, table: Table, clusters: Clusters, margin: float, floors: Sequence[float]) -> tuple[float | None, ...]:
-    """For each floor the greatest price whose quality stays above it by `margin` standard errors. `seen`: foretold out of sample."""
+    """For each floor the price that costs least, of those whose quality stays above it by `margin` standard errors; of equals the lowest.
+
+    `seen`: foretold out of sample.
+    """
     points = grid(seen)
-    whole = np.flatnonzero(points.share == 1.0)
-    pure = Grid(points.prices, points.high[whole], points.high[whole], np.zeros(len(whole)))
+    each = np.arange(len(points.prices))
+    pure = Grid(points.prices, each, each, np.zeros(len(each)))
     made = outcomes(seen, pure, table.scores, table.costs)
     best = table.scores[:, Ends.of(table.scores, table.costs).best]
     found = [threshold(made, best, floor, SERVED, margin, clusters) for floor in floors]
-    return tuple(None if point is None else float(points.prices[pure.high[point]]) for point in found)
+    return tuple(None if point is None else float(points.prices[point]) for point in found)

@@ -66,6 +66,8 @@ class TaughtRouter:
     """Nothing older was learned from."""
     drifts: int = 0
     note: str = ""
+    costs: tuple[float, ...] = ()
+    """Mean dollars of each model's offers, by which a static choice is made; empty where there is none, or it was kept by an older version."""
     column: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +129,7 @@ def _taught(made: TaughtRouter, lessons: Sequence[Lesson], scores: Scores, rando
         version=made.version, status="learned" if above else "drifted" if made.drifts and len(scores) < 2 * FIRST_LESSONS else "static",
         models=made.models, heard=made.heard, dropped=tuple(map(bool, dropped)), means=tuple(map(float, means)), model=fitted.model,
         prices=prices, lessons=made.lessons, since_ms=made.since_ms, drifts=made.drifts, note=note,
+        costs=tuple(map(float, table.costs.mean(axis=0))),
     )  # fmt: skip
 
 
