@@ -13,7 +13,7 @@ from .routing_evaluation import MARGIN, fold_of, threshold
 from .routing_table import Table
 from .sampling_error import Clusters
 from .score_model import ScoreModel, fit
-from .table_policies import Rows, above_static, constant, expected_costs, mean_costs, mean_scores, without
+from .table_policies import Rows, above_static, constant, mean_costs, mean_scores, without
 
 STATE_VERSION = 1
 FLOORS = tuple(round(0.8 + 0.01 * i, 2) for i in range(21))
@@ -69,13 +69,17 @@ def price_at(prices: Sequence[float | None], floor: float) -> float | None:
 
 
 def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARGIN, floors: Sequence[float] = FLOORS) -> RouterState:
-    """Learns from a table of scored answers. A floor's price is the greatest whose quality stays above it by `margin` standard errors."""
+    """Learns from a table of scored answers. A floor's price is the cheapest whose quality stays above it by `margin` standard errors.
+
+    It is validated at each model's mean cost in the table, and applied at that: what an offer says of the length of an answer is a guess,
+    and at another length than the table's a dollar of offers would be worth another score.
+    """
     known = rows.complete
     folds = fold_of(rows.kinds, random)
     fitted = fit(rows.features, rows.embeddings, rows.table.scores, folds, random)
     plain = fitted if rows.embeddings is None else fit(rows.features, None, rows.table.scores, folds, random)
     whole = rows.table.complete
-    seen = Predictions(fitted.unseen[whole], expected_costs(rows, known))
+    seen = Predictions(fitted.unseen[whole], constant(mean_costs(known.table), len(known)))
     clusters = np.unique(known.kinds, return_inverse=True)[1]
     dropped = dominated(seen, known.table, clusters, whole=True)
     above, note = above_static(without(seen, dropped), known.table, errors=1.0)

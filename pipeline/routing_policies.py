@@ -95,7 +95,7 @@ class LearnedPolicy:
             return Ranking(made.models, f"nothing is learned of these models; {made.reason}", made.complexity)
         predicted = self.state.predict(features.text, embedding)
         scores = np.array([predicted[self.state.column[o.model.name]] for o in known])
-        weighed = at_usual_costs(known, self.state.column, self.state.costs) if self.state.static else known
+        weighed = at_usual_costs(known, self.state.column, self.state.costs)
         worth = scores - penalties(self.cold.burden, weighed, self.state.price(self.cold.min_quality))
         chain = chain_of(known, worth, scores, self.fallbacks)
         best = chain[0]

@@ -101,6 +101,28 @@ def test_what_was_learned_decides_and_tells_what_it_expects(state: RouterState) 
     assert "expected score" in hard.reason
 
 
+@pytest.mark.parametrize("floor", [0.9, 0.96])
+@pytest.mark.parametrize("times", [0.01, 1, 50])
+def test_a_floor_holds_where_answers_are_not_as_long_as_offers_suppose(state: RouterState, floor: float, times: float) -> None:
+    """The table's answers cost what they cost; offers are priced at a usual length, here so many times as dear."""
+    policy = LearnedPolicy(state, QuantilePolicy(min_quality=floor))
+    made = easy_and_hard(200, seed=9)
+    chosen = [policy.rank(asked(prompt), None, at(times)).models[0] for prompt in made.prompts]
+    quality = np.mean([made.scores[i, made.models.index(name)] for i, name in enumerate(chosen)])
+    assert quality >= (floor - 0.02) * made.scores.mean(axis=0).max()
+    assert 0.35 < np.mean([name == "small" for name in chosen]) < 0.65
+
+
+def test_a_file_of_an_older_version_knows_no_costs_and_takes_offers_as_they_are(state: RouterState, tmp_path: Path) -> None:
+    save_router(tmp_path / "router.npz", replace(state, costs=()))
+    back = load_router(tmp_path / "router.npz")
+    assert back is not None
+    hard = asked(f"{KINDS[1]}river stone 7")
+    policy = LearnedPolicy(back, QuantilePolicy(min_quality=0.96))
+    assert policy.rank(hard, None, at(1)).models[0] == "large"
+    assert policy.rank(hard, None, at(10**4)).models[0] == "small"
+
+
 def test_a_model_that_nothing_is_learned_of_is_not_chosen_by_the_learned_policy(state: RouterState) -> None:
     policy = LearnedPolicy(state, QuantilePolicy(min_quality=0.9))
     new = offer("new", 0.99, 1)
