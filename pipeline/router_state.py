@@ -82,7 +82,7 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
     seen = Predictions(fitted.unseen[whole], constant(mean_costs(known.table), len(known)))
     clusters = np.unique(known.kinds, return_inverse=True)[1]
     dropped = dominated(seen, known.table, clusters, whole=True)
-    above, note = above_static(without(seen, dropped), known.table, errors=1.0)
+    above, note = above_static(without(seen, dropped), known.table, clusters)
     if not above:
         seen = Predictions(constant(mean_scores(known.table), len(known)), constant(mean_costs(known.table), len(known)))
         dropped = np.zeros_like(dropped)
