@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .dominance import dominated
 from .prompt_features import PROMPT_FEATURES
 from .quantile import difficulty
-from .routing_curve import Ends, Matrix, Outcomes, Predictions, choices, grid, outcomes
+from .routing_curve import Ends, Matrix, Outcomes, Predictions, grid, outcomes
 from .routing_table import Table
 from .sampling_error import Clusters, standard_error, widened
 from .score_model import Folds, fit
@@ -27,6 +27,8 @@ from .score_model import Folds, fit
 SURE = 1.64
 """Standard errors by which what was learned must be above the best static choice: 95 %, one-sided."""
 _EXCLUDED = 1e6
+_COSTS = 9
+"""At which the learned choices are compared with the static mix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,26 +217,45 @@ def without(predicted: Predictions, dropped: NDArray[np.bool_]) -> Predictions:
 
 
 def above_static(unseen: Predictions, table: Table, clusters: Clusters, errors: float = SURE) -> tuple[bool, str]:
-    """Whether, at prices at which the static choice changes, the learned one was worth more by so many standard errors, out of sample.
+    """Whether the learned choices were worth more than the static mix of the same cost, by so many standard errors, out of sample.
 
     Rows of a cluster count together: what holds for the prompts of two topics need not hold for a third. With a single one nothing is told
     apart (`score_model.fit` has no fold to leave out): on nine models what one of two topics taught had an APGR of 0.10 on the other.
     """
-    static = Predictions(constant(mean_scores(table), len(table)), constant(mean_costs(table), len(table)))
-    steps = grid(static).prices
-    steps = steps[np.isfinite(steps) & (steps > 0)]
-    prices = np.geomspace(steps.min() / 1.5, steps.max() * 1.5, 9) if len(steps) else np.zeros(1)
-    rows = np.arange(len(table))
-    gain = np.zeros(len(table))
-    for price in prices:
-        for sign, predicted in ((1.0, unseen), (-1.0, static)):
-            chosen = choices(predicted, price)
-            gain += sign * (table.scores[rows, chosen] - price * table.costs[rows, chosen])
-    if not len(steps) and not gain.any():
-        return True, ""
+    usual = constant(mean_costs(table), len(table))
+    # That short prompts cost less is no sign that prompts are told apart by which model is good at them.
+    told = Predictions(unseen.scores, np.where(unseen.scores <= -_EXCLUDED, unseen.costs, usual))
+    static = Predictions(constant(mean_scores(table), len(table)), usual)
+    made, mix = (outcomes(predicted, grid(predicted), table.scores, usual) for predicted in (told, static))
+    gain = _gain_at_equal_costs(made, mix)
+    if gain is None:
+        # One model is the best and the cheapest: the learned choice has to be better, whatever it costs.
+        gain = made.scores[:, 0] - mix.scores[:, 0]
+        if not gain.any():
+            return True, ""
     if gain.mean() > widened(errors, clusters) * standard_error(gain[:, None], clusters)[0]:
         return True, ""
     return False, "what was learned is not surely above the best static choice, so that is taken"
+
+
+def _gain_at_equal_costs(made: Outcomes, mix: Outcomes) -> Matrix | None:
+    """Sum over some costs all along the mix, shape (prompts,); None where all of it costs the same.
+
+    Where a prompt cost more or less than by the mix, that is worth what the mix gets for a dollar there.
+    """
+    order = np.argsort(mix.costs.mean(axis=0), kind="stable")
+    scores, costs = mix.scores[:, order], mix.costs[:, order]
+    worth, paid, spent = scores.mean(axis=0), costs.mean(axis=0), made.costs.mean(axis=0)
+    if paid[-1] - paid[0] <= 1e-12 * paid[-1]:
+        return None
+    gain = np.zeros(len(scores))
+    for cost in np.linspace(paid[0], paid[-1], _COSTS + 2)[1:-1]:
+        point = int(np.abs(spent - cost).argmin())
+        above = int(np.clip(np.searchsorted(paid, spent[point]), 1, len(paid) - 1))
+        step = paid[above] - paid[above - 1]
+        slope = (worth[above] - worth[above - 1]) / step if step > 0 else 0.0
+        gain += made.scores[:, point] - scores[:, above] - slope * (made.costs[:, point] - costs[:, above])
+    return gain
 
 
 PLAYS: Mapping[str, Play] = {
