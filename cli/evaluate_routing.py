@@ -39,7 +39,9 @@ def routing_command(
         Path,
         typer.Argument(help='JSONL, or .gz of it: {"prompt": "...", "scores": {model: 0..1}, "costs": {model: usd}, "group": optional}.'),
     ],
-    policy: Annotated[list[Policy] | None, typer.Option(help="One or more; default: all. random to oracle always stand beside them.", show_default=False)] = None,
+    policy: Annotated[
+        list[Policy] | None, typer.Option(help="One or more; default: all. random to oracle always stand beside them.", show_default=False)
+    ] = None,
     train: Annotated[
         Path | None,
         typer.Option(metavar="TABLE", help="Learn from this table and measure on the other; default: 5 folds.", show_default=False),

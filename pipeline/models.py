@@ -154,7 +154,6 @@ class Catalogue:
             return self.simulated()
         return Catalogue(tuple(m if m.provider in names else _without_provider(m) for m in self.models), self.default_premium)
 
-
     def standing_in(self, equivalents: Mapping[str, Iterable[str]]) -> "Catalogue":
         """The same, with `stand_ins` from what the operator named equal, by name or alias."""
         found: dict[str, tuple[str, ...]] = {}

@@ -65,7 +65,7 @@ class TaughtRouter:
     drifts: int = 0
     note: str = ""
     costs: tuple[float, ...] = ()
-    """Mean dollars of each model's offers, by which a static choice is made; empty where there is none, or it was kept by an older version."""
+    """Mean dollars of each model's offers, by which a static choice is made; empty where none is known."""
     column: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
