@@ -60,7 +60,8 @@ EXPRESS_SHARE = 8
 
 def catalogue_of(settings: Settings) -> Catalogue:
     """The models that can be asked with these settings."""
-    return load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+    known = load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+    return known.standing_in(settings.routing.equivalents)
 
 
 def permits_of(settings: Settings) -> dict[Lane, int]:

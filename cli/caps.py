@@ -20,8 +20,10 @@ def caps(catalogue: Catalogue, day: date) -> CapOf:
         name = row.body.get("model")
         if not isinstance(name, str):
             raise Rejected("body.model must be a string", code="invalid_request")
-        if catalogue.resolve(name) != "auto":
-            return cap(catalogue.get(name), row.body, day)
+        resolved = catalogue.resolve(name)
+        if resolved != "auto":
+            # Any of those that stand in for a disabled model may answer.
+            return max(cap(catalogue.get(other), row.body, day) for other in catalogue.stand_ins.get(resolved, (resolved,)))
         found: list[int] = []
         why = "no model is enabled"
         preferred = row.engine.get("preferred_model")

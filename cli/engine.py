@@ -57,7 +57,8 @@ class Engine:
 
     def catalogue(self) -> Catalogue:
         settings = self.settings
-        return load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+        known = load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+        return known.standing_in(settings.routing.equivalents)
 
     def submissions(self) -> Submissions:
         return Submissions(self.folder.root)

@@ -22,11 +22,16 @@ from .prompt_embeddings import embeddings_of
 
 
 class Policy(StrEnum):
-    """As in `pipeline.table_policies.POLICIES`."""
+    """As in `pipeline.table_policies`: policies, and what always stands beside them."""
 
     HEURISTIC = "heuristic"
     QUANTILE = "quantile"
     LEARNED = "learned"
+    RANDOM = "random"
+    PROMPT_LENGTH = "prompt_length"
+    BEST_SINGLE = "best_single"
+    STATIC_MIX = "static_mix"
+    ORACLE = "oracle"
 
 
 def routing_command(
@@ -34,7 +39,9 @@ def routing_command(
         Path,
         typer.Argument(help='JSONL, or .gz of it: {"prompt": "...", "scores": {model: 0..1}, "costs": {model: usd}, "group": optional}.'),
     ],
-    policy: Annotated[list[Policy] | None, typer.Option(help="One or more of them; default: all.", show_default=False)] = None,
+    policy: Annotated[
+        list[Policy] | None, typer.Option(help="One or more; default: all. random to oracle always stand beside them.", show_default=False)
+    ] = None,
     train: Annotated[
         Path | None,
         typer.Option(metavar="TABLE", help="Learn from this table and measure on the other; default: 5 folds.", show_default=False),
@@ -80,6 +87,7 @@ def _tables(table: Path, train: Path | None) -> tuple[Table, Table | None, list[
     notes = [*parsed[1]]
     if train is None:
         made, more = comparable(parsed[0], table.name)
+        _differing(made, table.name)
         return made, None, [*notes, *more]
     other = read_table(train)
     notes += other[1]
@@ -100,7 +108,17 @@ def _tables(table: Path, train: Path | None) -> tuple[Table, Table | None, list[
     learned_from = learned_from.rows(fresh).only(made.models)
     if learned_from.complete.sum() < 10:
         raise ConfigError(f"{train.name} has {learned_from.complete.sum():,} prompts to learn from; give 10 at least, 200 to learn much")
+    _differing(learned_from, train.name)
     return made, learned_from, [*notes, *more, *again]
+
+
+def _differing(table: Table, name: str) -> None:
+    """Raises `ConfigError` where there is nothing to learn from one prompt for another."""
+    if len({prompt.strip() for prompt in table.prompts}) < 2:
+        raise ConfigError(
+            f"{name} has one prompt only, {len(table):,} times: what is learned from it can't be measured on another, and a router has "
+            "nothing to tell apart. Give a table of different prompts"
+        )
 
 
 def read_table(path: Path) -> tuple[Table, Sequence[str]]:

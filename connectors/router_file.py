@@ -21,6 +21,7 @@ def save_router(path: Path, state: RouterState) -> None:
     arrays: dict[str, Any] = {}
     header = {
         "version": STATE_VERSION, "models": state.models, "floors": FLOORS, "static": state.static, "rows": state.rows, "note": state.note,
+        "costs": state.costs,
         "prices": [None if price is None else str(price) for price in state.prices],
         "weights": {name: model.weights for name, model in _models(state).items()},
     }  # fmt: skip
@@ -51,6 +52,7 @@ def load_router(path: Path) -> RouterState | None:
             static=header["static"],
             rows=header["rows"],
             note=header["note"],
+            costs=tuple(map(float, header.get("costs", ()))),
         )
     except FileNotFoundError:
         return None

@@ -36,6 +36,7 @@ def told(tenant: str, state: TaughtRouter) -> dict[str, Any]:
         "tenant": tenant, "version": state.version, "status": state.status, "lessons": state.lessons, "since_ms": state.since_ms,
         "drifts": state.drifts, "note": state.note, "models": state.models, "heard": state.heard, "dropped": state.dropped,
         "means": [round(mean, 4) for mean in state.means], "prices": [None if price is None else str(price) for price in state.prices],
+        "costs": state.costs,
     }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def unpack_router(raw: bytes) -> tuple[str, TaughtRouter]:
             dropped=tuple(header["dropped"]), means=tuple(header["means"]), model=model,
             prices=tuple(None if price is None else float(price) for price in header["prices"]), lessons=int(header["lessons"]),
             since_ms=int(header["since_ms"]), drifts=int(header["drifts"]), note=header["note"],
+            costs=tuple(map(float, header.get("costs", ()))),
         )  # fmt: skip
         return str(header["tenant"]), state
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

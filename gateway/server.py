@@ -27,7 +27,8 @@ def gateway_of(settings: Settings) -> Gateway:
     """Raises `ConfigError`. KAFKA_BROKERS must be set: who starts an embedded stack passes its address on."""
     if not settings.brokers:
         raise ConfigError("the gateway needs a broker: set KAFKA_BROKERS, or start it by `inference-engine gateway`")
-    catalogue = load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+    known = load_catalogue(settings.models_file, settings.models_enabled).for_providers(settings.providers)
+    catalogue = known.standing_in(settings.routing.equivalents)
     return Gateway(
         asker=Asker(settings.brokers, settings.topics),
         door=Door(catalogue=catalogue, default_ttl_s=settings.caching.ttl_seconds),

@@ -8,7 +8,7 @@ import numpy as np
 from ..schemas.requests import Chosen
 from .ports import Vector
 from .route import Offer, Ranking, RouteFeatures, RoutingPolicy
-from .routing_policies import QuantilePolicy, chain_of, penalties
+from .routing_policies import QuantilePolicy, at_usual_costs, chain_of, penalties
 from .taught_router import FEW, Status, TaughtRouter
 
 _WHY: dict[Status, str] = {
@@ -44,7 +44,7 @@ class FeedbackPolicy:
             names = [o.model.name for o in offers]
             return self._explored(made, features, offers, {name: 1.0 / len(names) for name in names}, None)
         expected, draws = state.predict(features.text, embedding)
-        penalty = penalties(self.cold.burden, known, state.price(self.cold.min_quality))
+        penalty = self._penalties(state, known)
         scores = np.array([expected[state.column[o.model.name]] for o in known])
         chain = chain_of(known, scores - penalty, scores, self.fallbacks)
         reason = (
@@ -55,12 +55,17 @@ class FeedbackPolicy:
         foretold = {o.model.name: _of(state, expected, o) for o in open_to}
         return self._explored(made, features, offers, self._shares(state, draws, open_to), foretold)
 
+    def _penalties(self, state: TaughtRouter, offers: Sequence[Offer]) -> np.ndarray:
+        # At what this request costs, a static choice would turn to the cheap model for the long prompts, and keep no floor.
+        weighed = offers if state.status == "learned" else at_usual_costs(offers, state.column, state.costs)
+        return penalties(self.cold.burden, weighed, state.price(self.cold.min_quality))
+
     def _shares(self, state: TaughtRouter, draws: np.ndarray | None, offers: Sequence[Offer]) -> dict[str, float]:
         """How often each offer is the best one, for all that is known; every one has a small chance, which its weight is known by."""
         names = [o.model.name for o in offers]
         if draws is None or not len(draws):
             return {name: 1.0 / len(names) for name in names}
-        penalty = penalties(self.cold.burden, offers, state.price(self.cold.min_quality))
+        penalty = self._penalties(state, offers)
         best = (draws[:, [state.column[name] for name in names]] - penalty).argmax(axis=1)
         counts = np.bincount(best, minlength=len(names)) + 1.0 / len(names)
         return dict(zip(names, (counts / counts.sum()).tolist(), strict=True))

@@ -1,6 +1,6 @@
 """The catalogue of models: one frozen table, read from `models.toml`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
@@ -95,6 +95,8 @@ class Catalogue:
     models: tuple[Model, ...]
     default_premium: str
     """The counterfactual of `auto`: what a careful user would have asked for."""
+    stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Disabled models that may be asked for by name all the same -> the enabled ones that the operator named their equals."""
     _by_name: dict[str, Model] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,10 +111,11 @@ class Catalogue:
             raise ValueError(f"default_premium {self.default_premium!r} is not a model of models.toml")
 
     def resolve(self, name: str) -> str:
-        """The canonical name, or `auto`. Raises `Rejected` where the model is unknown or disabled."""
+        """The canonical name, or `auto`. Raises `Rejected` where the model is unknown, or disabled and no equal can stand in for it."""
         if name == "auto":
             return name
-        return self.get(name).name
+        model = self._by_name.get(name)
+        return model.name if model is not None and model.name in self.stand_ins else self.get(name).name
 
     def get(self, name: str) -> Model:
         """Raises `Rejected` where the model is unknown or disabled."""
@@ -150,6 +153,16 @@ class Catalogue:
         if names == {"simulated"}:
             return self.simulated()
         return Catalogue(tuple(m if m.provider in names else _without_provider(m) for m in self.models), self.default_premium)
+
+    def standing_in(self, equivalents: Mapping[str, Iterable[str]]) -> "Catalogue":
+        """The same, with `stand_ins` from what the operator named equal, by name or alias."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, others in equivalents.items():
+            model = self._by_name.get(name)
+            able = tuple(m.name for other in others if (m := self._by_name.get(other)) is not None and m.enabled)
+            if model is not None and not model.enabled and able:
+                found[model.name] = able
+        return replace(self, stand_ins=found)
 
 
 def _without_provider(model: Model) -> Model:

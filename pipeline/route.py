@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 from ..schemas.record import JsonObject
 from ..schemas.requests import Cascade, Chosen, Request, Route
 from .complexity import Complexity, Weights, estimate
-from .errors import Rejected, Unpriced
+from .errors import EngineError, Rejected, Unpriced
 from .grade_question import expected_tokens
 from .language import NOT_KNOWN, languages_of
 from .models import Catalogue, Model, TierName
@@ -174,20 +174,28 @@ def route(
 
 
 def _by_name(features: RouteFeatures, catalogue: Catalogue, price: Price, rules: Rules) -> Route:
-    model = catalogue.get(features.requested)
+    model = catalogue.priced(features.requested)
     why = rules.forbids(model, features.tenant)
     if why is not None:
         raise Rejected(f"{model.name} {why}: the request was not sent; ask for another model, or for auto", code="model_not_allowed")
-    costs = {model.name: price(model, features.input_tokens, features.output_tokens)}
+    costs: dict[str, int] = {}
+    refusal: EngineError | None = None
+    try:
+        costs[model.name] = price(catalogue.get(model.name), features.input_tokens, features.output_tokens)
+    except (Rejected, Unpriced) as error:
+        refusal = error
     for name in rules.equivalents.get(model.name, ()):
         other = catalogue.priced(name)
         if incapable(other, features) is None and rules.forbids(other, features.tenant) is None:
             with suppress(Unpriced):
                 costs[name] = price(other, features.input_tokens, features.output_tokens)
+    if refusal is not None and not costs:
+        raise refusal
     names = sorted(costs, key=lambda name: (costs[name], name != model.name))
     if names[0] == model.name:
         return Route(models=tuple(names), reason=f"{model.name} was asked for by name")
-    return Route(models=tuple(names), reason=f"{names[0]} is named an equal of {model.name}, which was asked for, and costs less")
+    why = "costs less" if refusal is None else f"that one can't be: {refusal}"
+    return Route(models=tuple(names), reason=f"{names[0]} is named an equal of {model.name}, which was asked for, and {why}")
 
 
 def _offers(

@@ -13,7 +13,7 @@ from .routing_evaluation import MARGIN, fold_of, threshold
 from .routing_table import Table
 from .sampling_error import Clusters
 from .score_model import ScoreModel, fit
-from .table_policies import Rows, above_static, constant, expected_costs, mean_costs, mean_scores, without
+from .table_policies import Rows, above_static, constant, mean_costs, mean_scores, without
 
 STATE_VERSION = 1
 FLOORS = tuple(round(0.8 + 0.01 * i, 2) for i in range(21))
@@ -37,6 +37,8 @@ class RouterState:
     rows: int
     """Prompts that it was learned from."""
     note: str = ""
+    costs: tuple[float, ...] = ()
+    """Mean dollars of an answer of each model, by which the prices were validated; empty in files that were written before it was kept."""
     column: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,16 +69,20 @@ def price_at(prices: Sequence[float | None], floor: float) -> float | None:
 
 
 def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARGIN, floors: Sequence[float] = FLOORS) -> RouterState:
-    """Learns from a table of scored answers. A floor's price is the greatest whose quality stays above it by `margin` standard errors."""
+    """Learns from a table of scored answers. A floor's price is the cheapest whose quality stays above it by `margin` standard errors.
+
+    It is validated at each model's mean cost in the table, and applied at that: what an offer says of the length of an answer is a guess,
+    and at another length than the table's a dollar of offers would be worth another score.
+    """
     known = rows.complete
     folds = fold_of(rows.kinds, random)
     fitted = fit(rows.features, rows.embeddings, rows.table.scores, folds, random)
     plain = fitted if rows.embeddings is None else fit(rows.features, None, rows.table.scores, folds, random)
     whole = rows.table.complete
-    seen = Predictions(fitted.unseen[whole], expected_costs(rows, known))
+    seen = Predictions(fitted.unseen[whole], constant(mean_costs(known.table), len(known)))
     clusters = np.unique(known.kinds, return_inverse=True)[1]
     dropped = dominated(seen, known.table, clusters, whole=True)
-    above, note = above_static(without(seen, dropped), known.table, errors=1.0)
+    above, note = above_static(without(seen, dropped), known.table, clusters)
     if not above:
         seen = Predictions(constant(mean_scores(known.table), len(known)), constant(mean_costs(known.table), len(known)))
         dropped = np.zeros_like(dropped)
@@ -90,15 +96,19 @@ def learn_state(rows: Rows, random: np.random.Generator, *, margin: float = MARG
         static=not above,
         rows=len(rows),
         note=note,
+        costs=tuple(map(float, mean_costs(known.table)[kept])),
     )
 
 
 def prices_of(seen: Predictions, table: Table, clusters: Clusters, margin: float, floors: Sequence[float]) -> tuple[float | None, ...]:
-    """For each floor the greatest price whose quality stays above it by `margin` standard errors. `seen`: foretold out of sample."""
+    """For each floor the price that costs least, of those whose quality stays above it by `margin` standard errors; of equals the lowest.
+
+    `seen`: foretold out of sample.
+    """
     points = grid(seen)
-    whole = np.flatnonzero(points.share == 1.0)
-    pure = Grid(points.prices, points.high[whole], points.high[whole], np.zeros(len(whole)))
+    each = np.arange(len(points.prices))
+    pure = Grid(points.prices, each, each, np.zeros(len(each)))
     made = outcomes(seen, pure, table.scores, table.costs)
     best = table.scores[:, Ends.of(table.scores, table.costs).best]
     found = [threshold(made, best, floor, SERVED, margin, clusters) for floor in floors]
-    return tuple(None if point is None else float(points.prices[pure.high[point]]) for point in found)
+    return tuple(None if point is None else float(points.prices[point]) for point in found)

@@ -281,7 +281,12 @@ def _ratio(part: Matrix, whole: Matrix) -> Matrix:
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return _plain(value) if np.isfinite(value) else None
+
+
+def _plain(value: float) -> float:
+    """Without the last digits of its arithmetic: 0 rather than -0 or -2e-16."""
+    return round(float(value), 12) + 0.0
 
 
 def _interval(values: Matrix) -> tuple[float, float] | None:
@@ -289,4 +294,4 @@ def _interval(values: Matrix) -> tuple[float, float] | None:
     if len(known) < len(values) / 2:
         return None
     low, high = np.quantile(known, [0.025, 0.975])
-    return float(low), float(high)
+    return _plain(low), _plain(high)

@@ -3,8 +3,8 @@
 Both weigh what a better model is worth against what it costs; the operator says how much of the best model's quality must be kept.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -95,12 +95,18 @@ class LearnedPolicy:
             return Ranking(made.models, f"nothing is learned of these models; {made.reason}", made.complexity)
         predicted = self.state.predict(features.text, embedding)
         scores = np.array([predicted[self.state.column[o.model.name]] for o in known])
-        worth = scores - penalties(self.cold.burden, known, self.state.price(self.cold.min_quality))
+        weighed = at_usual_costs(known, self.state.column, self.state.costs)
+        worth = scores - penalties(self.cold.burden, weighed, self.state.price(self.cold.min_quality))
         chain = chain_of(known, worth, scores, self.fallbacks)
         best = chain[0]
         expected = predicted[self.state.column[best.model.name]]
         what = "best static choice" if self.state.static else f"expected score {expected:.2f} of at most {scores.max():.2f}"
         return Ranking(tuple(o.model.name for o in chain), f"{best.model.name}: {what} (about ${best.cost_pico / _PICO:.6f})")
+
+
+def at_usual_costs(offers: Sequence[Offer], column: Mapping[str, int], costs: Sequence[float]) -> Sequence[Offer]:
+    """The offers at each model's usual dollars, whatever this request would cost; as they are where none are known."""
+    return [replace(o, cost_pico=round(costs[column[o.model.name]] * _PICO)) for o in offers] if costs else offers
 
 
 def penalties(burden: Burden, offers: Sequence[Offer], price: float | None) -> np.ndarray:

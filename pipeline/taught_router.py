@@ -32,8 +32,6 @@ FIRST_LESSONS = 50
 """Before so many answers were judged, prompts are not told apart."""
 FEW = 5
 """A model with fewer judged answers is only chosen to learn."""
-SURE = 1.64
-"""Standard errors by which what was learned must be above the best static choice: 95 %, one-sided."""
 _MOST_WEIGHT = 20.0
 _SHRINKAGE = 10.0
 """Judged answers that the mean of all models counts for in the mean of one."""
@@ -66,6 +64,8 @@ class TaughtRouter:
     """Nothing older was learned from."""
     drifts: int = 0
     note: str = ""
+    costs: tuple[float, ...] = ()
+    """Mean dollars of each model's offers, by which a static choice is made; empty where none is known."""
     column: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ def _taught(made: TaughtRouter, lessons: Sequence[Lesson], scores: Scores, rando
     seen = Predictions(fitted.unseen, table.costs)
     unheard = np.array(made.heard) < FEW
     dropped = dominated(seen, table, clusters) & ~unheard
-    above, note = above_static(without(seen, dropped | unheard), table, errors=SURE)
+    above, note = above_static(without(seen, dropped | unheard), table, clusters)
     means = fitted.unseen.mean(axis=0)
     if not above:
         seen = Predictions(constant(means, len(scores)), constant(table.costs.mean(axis=0), len(scores)))
@@ -129,6 +129,7 @@ def _taught(made: TaughtRouter, lessons: Sequence[Lesson], scores: Scores, rando
         version=made.version, status="learned" if above else "drifted" if made.drifts and len(scores) < 2 * FIRST_LESSONS else "static",
         models=made.models, heard=made.heard, dropped=tuple(map(bool, dropped)), means=tuple(map(float, means)), model=fitted.model,
         prices=prices, lessons=made.lessons, since_ms=made.since_ms, drifts=made.drifts, note=note,
+        costs=tuple(map(float, table.costs.mean(axis=0))),
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_the_setting_names_the_policy(tmp_path: Path) -> None:
 
 
 def test_what_was_learned_routes_from_its_file(tmp_path: Path) -> None:
-    made = settings(tmp_path, policy="learned", min_quality=0.95)
+    made = settings(tmp_path, policy="learned", min_quality=0.96)
     save_router(made.data_dir / ROUTER_FILE, learn_state(rows(easy_and_hard(600)), np.random.default_rng(0)))
     decide = route_with(made, catalogue())
     assert decide(request(f"{KINDS[0]}river stone 7")).models[0] == "small"

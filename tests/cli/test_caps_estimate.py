@@ -42,6 +42,15 @@ def test_a_named_model_is_capped_by_its_own_price_and_an_unknown_one_is_refused(
         of(row(model="nobody"))
 
 
+def test_a_disabled_model_is_capped_by_the_dearest_that_stands_in_for_it() -> None:
+    real = load_catalogue().for_providers(["openai"])
+    asked = row(model="claude-haiku-4-5")
+    with pytest.raises(Rejected, match="ANTHROPIC_API_KEY"):
+        caps(real, DAY)(asked)
+    stood = caps(real.standing_in({"claude-haiku-4-5": ["gpt-6-luna", "gpt-6.1-sol"]}), DAY)
+    assert stood(asked) == cap(real.get("gpt-6.1-sol"), asked.body, DAY)
+
+
 def estimate(tmp_path: Path, rows: list[dict[str, Any] | bytes], embed: Embed | None = None) -> Estimate:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"".join((r if isinstance(r, bytes) else orjson.dumps(r)) + b"\n" for r in rows))

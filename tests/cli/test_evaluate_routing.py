@@ -74,6 +74,22 @@ def test_a_train_table_is_learned_from_and_prompts_of_both_are_not(tmp_path: Pat
     assert "train.jsonl: 1 prompts are in t.jsonl too; nothing is learned from them" in done.stderr
 
 
+def test_a_table_that_asks_one_prompt_again_and_again_is_refused_in_words(tmp_path: Path) -> None:
+    same, other = written(tmp_path / "same.jsonl", prompt="What is 2 + 2?"), written(tmp_path / "other.jsonl")
+    for arguments in ((same,), (other, "--train", same)):
+        done = evaluated(*arguments)
+        assert isinstance(done.exception, ConfigError)
+        assert "same.jsonl has one prompt only, 120 times" in str(done.exception)
+
+
+def test_a_reference_may_be_named_as_a_policy_and_no_number_is_a_negative_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.jsonl", scores={"small": 1.0, "large": 1.0})
+    done = evaluated(path, "--policy", "random", "--policy", "static_mix", "--json")
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)) == {"random", "prompt_length", "best_single", "static_mix", "oracle"}
+    assert "-0.0" not in done.stdout
+
+
 def test_tables_without_two_models_in_common_are_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other.jsonl", scores={"x": 1, "y": 0}, costs={"x": 1, "y": 1})
     done = evaluated(written(tmp_path / "t.jsonl"), "--train", other)

@@ -31,8 +31,9 @@ def lessons(
     large: float = 0.5,
     from_ms: int = 0,
     expected: float | None = None,
+    lengths: Sequence[float] = (1.0,),
 ) -> list[Lesson]:
-    """`large`: the share that the large model answers."""
+    """`large`: the share that the large model answers. `lengths`: what prompts cost, in turn, in units of the usual."""
     random = np.random.default_rng(seed)
     features, vectors, hard = prompts(count, random)
     made = []
@@ -40,7 +41,8 @@ def lessons(
         model = "large" if random.random() < large else "small"
         good = random.random() < (worth or WORTH)[model, bool(hard[i])]
         chance = large if model == "large" else 1 - large
-        made.append(Lesson(model, float(good), tuple(features[i]), vectors[i], expected, chance, COSTS, from_ms + i))
+        costs = tuple((name, round(cost * lengths[i % len(lengths)])) for name, cost in COSTS)
+        made.append(Lesson(model, float(good), tuple(features[i]), vectors[i], expected, chance, costs, from_ms + i))
     return made
 
 

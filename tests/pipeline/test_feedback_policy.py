@@ -14,7 +14,7 @@ from inference_engine.pipeline.routing_policies import QuantilePolicy
 from inference_engine.pipeline.taught_router import FIRST_LESSONS, TaughtRouter, teach
 
 from .feedback_support import WORTH, lessons
-from .test_routing_policies import SMALL_LARGE, asked
+from .test_routing_policies import SMALL_LARGE, asked, at
 
 COLD = QuantilePolicy(min_quality=0.9)
 
@@ -57,6 +57,17 @@ def test_where_prompts_tell_nothing_the_best_static_choice_is_taken_and_said() -
         made = ranked(state, hard)
         assert made.models[0] == "large"
         assert "best static choice" in made.reason
+
+
+@pytest.mark.parametrize("small", [0.55, 0.6])
+def test_the_best_static_choice_is_the_same_for_short_and_long_prompts(small: float) -> None:
+    worth = {("large", True): 0.8, ("large", False): 0.8, ("small", True): small, ("small", False): small}
+    state = teach(lessons(800, worth=worth, lengths=(0.9, 1.0, 1.1)), np.random.default_rng(0))
+    assert state.status == "static"
+    strict = FeedbackPolicy(lambda tenant: state, COLD, QuantilePolicy(min_quality=0.95), 0.0)
+    features = replace(asked("x"), tenant="t", draw=0.9)
+    for offers in (at(0.9), at(0.99), at(1.01), at(1.1)):
+        assert strict.rank(features, vector(True), offers).models[0] == "large"
 
 
 def test_before_enough_was_heard_somebody_else_decides() -> None:

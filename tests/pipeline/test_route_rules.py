@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference_engine.pipeline.errors import Rejected
+from inference_engine.pipeline.errors import Rejected, Unpriced
 from inference_engine.pipeline.models import Catalogue
 from inference_engine.pipeline.route import HeuristicPolicy, RouteFeatures, route
 from inference_engine.pipeline.route_rules import Rules
@@ -28,6 +28,30 @@ def test_an_equal_that_is_dearer_or_can_not_answer_or_has_no_price_does_not_come
     both = Rules(equivalents={"large": ("plain",)})
     assert routed(auto(requested="large", tools=True), both, table, {"plain": 1, "large": 9}).models == ("large",)
     assert routed(auto(requested="large"), both, table, {"large": 9}).models == ("large",)
+
+
+def test_an_equal_answers_for_a_model_that_has_no_price_or_no_provider_and_without_one_it_is_refused() -> None:
+    rules = Rules(equivalents={"large": ("medium",)})
+    made = routed(auto(requested="large"), rules, costs={"medium": 5})
+    assert made.models == ("medium",)
+    assert "large" in made.reason
+    off = catalogue(model("medium", "standard"), model("large", "premium", enabled=False))
+    stood = routed(auto(requested="large"), rules, off)
+    assert stood.models == ("medium",)
+    assert "can't be used" in stood.reason
+    with pytest.raises(Rejected, match="can't be used"):
+        routed(auto(requested="large"), Rules(), off)
+    with pytest.raises(Unpriced):
+        routed(auto(requested="large"), Rules(), costs={"medium": 5})
+
+
+def test_the_door_lets_a_disabled_model_in_only_where_an_enabled_one_is_its_equal() -> None:
+    off = catalogue(model("medium", "standard"), model("small", "economy", enabled=False), model("large", "premium", enabled=False))
+    assert off.standing_in({"large": ["small", "medium"]}).resolve("large") == "large"
+    assert off.standing_in({"large": ["medium"]}).stand_ins == {"large": ("medium",)}
+    for equals in ({}, {"large": ["small"]}, {"large": ["nobody"]}, {"medium": ["large"]}):
+        with pytest.raises(Rejected, match="can't be used"):
+            off.standing_in(equals).resolve("large")
 
 
 def test_without_a_rule_the_model_that_is_asked_for_is_the_only_one() -> None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from inference_engine.pipeline.router_state import learn_state
 from inference_engine.pipeline.routing_curve import Ends, Outcomes
 from inference_engine.pipeline.routing_evaluation import Result, cross_splits, evaluate, fold_of, one_split, threshold
 from inference_engine.pipeline.routing_table import Table
 from inference_engine.pipeline.sampling_error import each_alone
 from inference_engine.pipeline.table_policies import POLICIES, REFERENCES
 
-from .routing_support import easy_and_hard, rows, table
+from .routing_support import KINDS, easy_and_hard, rows, table
 
 
 def results(made: Table, *, policies: tuple[str, ...] = (*REFERENCES, *POLICIES)) -> dict[str, Result]:
@@ -42,6 +43,45 @@ def test_nothing_to_learn_falls_back_to_the_static_mix_and_says_so() -> None:
     made = results(table(400, {"a": lambda k: 0.4, "b": lambda k: 0.8}, {"a": 1, "b": 10}), policies=("learned", "static_mix"))
     assert "static" in made["learned"].note
     assert made["learned"].apgr == pytest.approx(0.5, abs=0.06)
+
+
+def test_what_is_learned_of_a_few_kinds_is_not_trusted_with_another_where_they_contradict_each_other() -> None:
+    """In each group another kind of prompt is the hard one, and no training part can know the left-out group's."""
+    chance = {"small": lambda k: (0.95, 0.3)[k], "large": lambda k: 0.9}
+    parts = [table(120, chance, {"small": 1, "large": 10}, seed) for seed in range(5)]
+    turned = [replace(p, scores=_turned(p) if i % 2 else p.scores, groups=(str(i),) * 120) for i, p in enumerate(parts)]
+    made = replace(
+        parts[0],
+        prompts=tuple(f"{text} in {i}" for i, p in enumerate(turned) for text in p.prompts),
+        scores=np.concatenate([p.scores for p in turned]),
+        costs=np.concatenate([p.costs for p in turned]),
+        groups=tuple(g for p in turned for g in p.groups or ()),
+    )
+    random = np.random.default_rng(0)
+    found = evaluate(cross_splits(rows(made, by_group=True), random), ("learned", "static_mix"), random, resamples=50)
+    assert "static" in found["learned"].note
+    assert (found["learned"].apgr or 0) >= (found["static_mix"].apgr or 0) - 0.02
+
+
+def _turned(made: Table) -> np.ndarray:
+    """The small model is good at the other kind of prompts."""
+    random = np.random.default_rng(1)
+    small = [float(random.random() < (0.3 if prompt.startswith(KINDS[0]) else 0.95)) for prompt in made.prompts]
+    return np.column_stack([made.scores[:, 0], small])
+
+
+def test_of_two_groups_one_teaches_nothing_about_the_other() -> None:
+    made = rows(replace(easy_and_hard(400), groups=("a", "b") * 200), by_group=True)
+    random = np.random.default_rng(0)
+    found = evaluate(cross_splits(made, random), ("learned", "static_mix"), random, resamples=50)
+    assert "static" in found["learned"].note
+    assert found["learned"].apgr == found["static_mix"].apgr
+
+
+def test_a_table_of_one_group_is_learned_from() -> None:
+    """Its prompts are told apart among themselves, as those of a table without groups."""
+    made = rows(replace(easy_and_hard(600), groups=("g",) * 600), by_group=True)
+    assert not learn_state(made, np.random.default_rng(0)).static
 
 
 def test_the_learned_policy_never_saves_less_than_the_static_mix_in_hindsight() -> None:

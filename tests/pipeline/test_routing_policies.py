@@ -101,6 +101,28 @@ def test_what_was_learned_decides_and_tells_what_it_expects(state: RouterState) 
     assert "expected score" in hard.reason
 
 
+@pytest.mark.parametrize("floor", [0.9, 0.96])
+@pytest.mark.parametrize("times", [0.01, 1, 50])
+def test_a_floor_holds_where_answers_are_not_as_long_as_offers_suppose(state: RouterState, floor: float, times: float) -> None:
+    """The table's answers cost what they cost; offers are priced at a usual length, here so many times as dear."""
+    policy = LearnedPolicy(state, QuantilePolicy(min_quality=floor))
+    made = easy_and_hard(200, seed=9)
+    chosen = [policy.rank(asked(prompt), None, at(times)).models[0] for prompt in made.prompts]
+    quality = np.mean([made.scores[i, made.models.index(name)] for i, name in enumerate(chosen)])
+    assert quality >= (floor - 0.02) * made.scores.mean(axis=0).max()
+    assert 0.35 < np.mean([name == "small" for name in chosen]) < 0.65
+
+
+def test_a_file_of_an_older_version_knows_no_costs_and_takes_offers_as_they_are(state: RouterState, tmp_path: Path) -> None:
+    save_router(tmp_path / "router.npz", replace(state, costs=()))
+    back = load_router(tmp_path / "router.npz")
+    assert back is not None
+    hard = asked(f"{KINDS[1]}river stone 7")
+    policy = LearnedPolicy(back, QuantilePolicy(min_quality=0.96))
+    assert policy.rank(hard, None, at(1)).models[0] == "large"
+    assert policy.rank(hard, None, at(10**4)).models[0] == "small"
+
+
 def test_a_model_that_nothing_is_learned_of_is_not_chosen_by_the_learned_policy(state: RouterState) -> None:
     policy = LearnedPolicy(state, QuantilePolicy(min_quality=0.9))
     new = offer("new", 0.99, 1)
@@ -134,6 +156,25 @@ def test_nothing_to_learn_is_a_static_choice_that_says_so() -> None:
     assert firsts == {"large"}
 
 
+@pytest.mark.parametrize("good", [(0.6, 0.8), (0.5, 0.9), (0.78, 0.8)])
+def test_a_static_choice_is_the_same_for_short_and_long_prompts_and_keeps_the_floor(good: tuple[float, float]) -> None:
+    """What a request costs moves with its length, and must not move it to another model."""
+    made = table(600, {"small": lambda k: good[0], "large": lambda k: good[1]}, {"small": 0.001, "large": 0.01})
+    state = learn_state(rows(made), np.random.default_rng(0))
+    assert state.static
+    for floor in (0.8, 0.85, 0.9, 0.95, 1.0):
+        policy = LearnedPolicy(state, QuantilePolicy(min_quality=floor))
+        firsts = {policy.rank(asked(KINDS[1]), None, at(times)).models[0] for times in (0.01, 0.5, 0.98, 1.02, 2, 100)}
+        assert len(firsts) == 1
+        kept = made.scores[:, made.models.index(firsts.pop())].mean() / made.scores.mean(axis=0).max()
+        assert kept >= floor
+
+
+def at(times: float) -> list[Offer]:
+    """The offers of a request that costs so many times the usual."""
+    return [replace(o, cost_pico=round(o.cost_pico * times)) for o in SMALL_LARGE]
+
+
 def test_a_dominated_model_is_left_out_of_the_state() -> None:
     made = learn_state(rows(table(300, {"dear": lambda k: 0.5, "good": lambda k: 0.9}, {"dear": 9, "good": 2})), np.random.default_rng(0))
     assert made.models == ("good",)
@@ -144,6 +185,7 @@ def test_the_state_survives_its_file(state: RouterState, tmp_path: Path) -> None
     back = load_router(tmp_path / "router.npz")
     assert back is not None
     assert (back.models, back.prices, back.static, back.rows) == (state.models, state.prices, state.static, state.rows)
+    assert back.costs == state.costs == pytest.approx([0.01, 0.001])
     for text in (EASY, HARD, *KINDS):
         np.testing.assert_allclose(back.predict(text, None), state.predict(text, None), atol=1e-4)
 
