@@ -82,6 +82,14 @@ def paid_in_vain(took: Spent) -> BadRow:
     return BadRow("", "over_budget", reason)
 
 
+def dearer_than_left(cap: int | None) -> BadRow:
+    """Of a row that no call was made for. `cap`: of the cheapest model that may still answer it; None where it is not known."""
+    most = f"a call of the cheapest model that may answer it can cost up to ${usd(cap)}, more than" if cap else "its most would exceed what"
+    return BadRow(
+        "", "over_budget", f"the row was not sent: {most} is left of --max-cost; give it max_tokens, or run again with a higher one"
+    )
+
+
 def dearer_than_known(line: bytes, cap: int, took: Spent) -> bytes:
     """The response to a row that was refused for the job's limit: the engine's own message names one that the user never set."""
     data = orjson.loads(line)

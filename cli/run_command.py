@@ -18,7 +18,7 @@ from .caps import caps
 from .display import console_of_output, dollars
 from .engine import Engine, engine
 from .estimate import OUTPUT_TOKENS, Embed, Estimate, Estimator
-from .job import CapOf
+from .job import CapsOf
 from .progress import Progress, money, progress_for
 from .rows import RowDefaults
 from .run import RunOptions, RunResult, run_job
@@ -115,7 +115,7 @@ def _silent(_line: str) -> None:
     """Nobody wants to hear it."""
 
 
-def _caps(found: Engine) -> CapOf:
+def _caps(found: Engine) -> CapsOf:
     return caps(found.catalogue(), datetime.now(UTC).date())
 
 
@@ -142,15 +142,22 @@ def closing_lines(result: RunResult, options: RunOptions) -> list[str]:
     if result.unsent and result.cancelled:
         lines.append(f"The job was cancelled: {_rows(result.unsent)} not sent. Run the same command again to go on.")
     elif result.unsent:
-        lines.append(
-            f"Stopped at --max-cost: {_rows(result.unsent)} left unanswered, since the most that another call can cost does not fit. "
-            "Run the same command with a higher --max-cost to go on."
-        )
+        lines.append(_stopped_at_max_cost(result))
     if failed:
         lines.append(
             f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. To ask them again: --retry-failed"
         )
     return lines
+
+
+def _stopped_at_max_cost(result: RunResult) -> str:
+    needed = result.least_needed_pico
+    amount = "" if needed is None else f": the cheapest needs {money(needed)} to be left, as an answer of the most tokens costs"
+    return (
+        f"Stopped at --max-cost: {_rows(result.unsent)} left unanswered, since the most that another call can cost does not fit{amount}. "
+        "Run the same command with a higher --max-cost to go on. Rows with max_tokens, or a cheaper --model, need less: those are another "
+        "job, with another -o."
+    )
 
 
 def _rows(count: int) -> str:

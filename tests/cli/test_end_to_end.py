@@ -119,6 +119,23 @@ def test_max_cost_holds_on_the_real_pipeline(cli: Cli, tmp_path: Path) -> None:
     assert [a["custom_id"] for a in lines(tmp_path / "out.jsonl")] == [f"r{i}" for i in range(100)]
 
 
+def test_max_cost_answers_rows_for_auto_without_max_tokens_and_says_what_is_needed_where_it_fits_none(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"custom_id": f"r{i}", "prompt": f"Where is parcel number {i}?"} for i in range(60)]
+    hard = "Analyze and compare two algorithms step by step, prove which one is better and implement it: ```def f(x): return x```"
+    rows[7]["prompt"] = hard  # for a dearer tier: it is asked again with more
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    low = cli("run", "in.jsonl", "-o", "out.jsonl", "--max-cost", "0.000001")
+    assert low.returncode == 1, low.stderr
+    assert "60 rows were left unanswered" in low.stderr
+    assert "the cheapest needs $" in low.stderr
+    done = cli("run", "in.jsonl", "-o", "out.jsonl", "--max-cost", "5.00", "--json-report", "report.json")
+    assert done.returncode == 0, done.stderr
+    used = [a["engine"]["model_used"] for a in lines(tmp_path / "out.jsonl")]
+    assert len(set(used)) == 2
+    assert used.count(used[7]) == 1
+    assert 0 < orjson.loads((tmp_path / "report.json").read_bytes())["cost_usd"] <= 5
+
+
 def test_submit_from_standard_input_then_collect(cli: Cli, tmp_path: Path) -> None:
     rows = prompts(30, 30).replace("question", "piped question")
     submitted = cli("submit", "-", stdin=rows + rows.splitlines()[0])
