@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
+from ..agents.embedders import embedder_of, not_installed
 from ..connectors.state_file import write_atomically
 from ..pipeline.errors import ConfigError
 from ..schemas.record import PICO_PER_USD, Lane
@@ -106,6 +107,9 @@ class _Connect:
     quiet: bool
 
     def __call__(self) -> str:
+        off = not_installed(self.found.settings) if self.start and self.found.settings.workers else None
+        if off is not None:
+            self.progress.note(f"the semantic tier is off: {off}")
         if not self.start:
             return self.found.running()
         return self.found.start(_silent if self.quiet else self.progress.note)
@@ -205,7 +209,7 @@ def estimate(arguments: RunArguments) -> int:
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     defaults = RowDefaults("estimate", options.model, options.priority, options.deadline, options.use_cache)
-    embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, LEARNS)
+    embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, not_installed(found.settings) or LEARNS)
     threshold = found.settings.caching.similarity_threshold
     estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
     console = console_of_output()
@@ -219,8 +223,6 @@ def estimate(arguments: RunArguments) -> int:
 
 
 def _embed(found: Engine) -> tuple[Embed | None, str]:
-    from ..agents.embedders import embedder_of
-
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are not for our users
     embedder = embedder_of(found.settings)
     return (embedder.embedder.embed if embedder.embedder is not None else None), embedder.reason

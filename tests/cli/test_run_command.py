@@ -1,0 +1,57 @@
+"""`run` around the job: what is checked before anything is sent, and what is said."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from inference_engine.agents import embedders
+from inference_engine.cli import main as cli
+from inference_engine.cli import run_command
+from inference_engine.cli.accounts import JobSummary
+from inference_engine.cli.engine import Engine
+from inference_engine.cli.run import RunResult
+
+SUMMARY = JobSummary(requests=1, answered=1, cost_usd=Decimal("0.5"))
+
+
+class Ran:
+    """In place of the job: connects, as a job does, and answers all."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.result = RunResult("j", SUMMARY)
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def __call__(self, options: Any, connect: Callable[[], str], *_: Any) -> RunResult:
+        self.times += 1
+        connect()
+        self.meanwhile()
+        return self.result
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
+    ran = Ran()
+    monkeypatch.setenv("INFERENCE_ENGINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(run_command, "run_job", ran)
+    monkeypatch.setattr(Engine, "start", lambda _self, _say: "nowhere:1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "q"}\n')
+    return ran
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli.app, ["run", "in.jsonl", *arguments])
+
+
+def test_without_an_embedder_run_and_the_estimate_say_that_the_semantic_tier_is_off(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "semantic tier is off" not in run().stderr
+    monkeypatch.setattr(embedders, "missing_extra", lambda: "no embedder: a package is not installed")
+    assert "the semantic tier is off: no embedder: a package is not installed" in run().stderr
+    assert "no embedder" in run("--estimate").stdout
+    monkeypatch.setenv("CACHE_SEMANTIC_ENABLED", "false")
+    assert "semantic tier" not in run().stderr
