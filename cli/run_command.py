@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from ..agents.embedders import embedder_of, not_installed
-from ..connectors.state_file import write_atomically
-from ..pipeline.errors import ConfigError
+from ..connectors.state_file import refused, write_atomically
+from ..pipeline.errors import ConfigError, Rejected
 from ..schemas.record import PICO_PER_USD, Lane
 from .accounts import JobSummary
 from .batches_shown import WithBatches, workers_of
@@ -82,6 +82,8 @@ def run(arguments: RunArguments) -> int:
     """The exit code."""
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
+    _check_model(found, options)
+    _check_report(arguments.json_report)
     progress = progress_for(quiet=arguments.quiet)
     if options.deadline is not None:
         progress = WithBatches(progress, workers_of(found.folder)).start()
@@ -89,10 +91,36 @@ def run(arguments: RunArguments) -> int:
         result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found))
     finally:
         progress.close()
-    if arguments.json_report is not None:
-        write_atomically(arguments.json_report.absolute(), result.summary.as_json().decode() + "\n")
     _tell(result, options, quiet=arguments.quiet)
+    if arguments.json_report is not None:
+        _write_report(arguments.json_report, result)
     return result.exit_code
+
+
+def _check_model(found: Engine, options: RunOptions) -> None:
+    """An engine elsewhere may know other models."""
+    if options.model is None or found.settings.kafka_brokers is not None:
+        return
+    try:
+        found.catalogue().resolve(options.model)
+    except Rejected as error:
+        raise ConfigError(f"--model: {error}; nothing was sent") from None
+
+
+def _check_report(path: Path | None) -> None:
+    why = None if path is None else refused(path.absolute())
+    if why is not None:
+        raise ConfigError(f"--json-report {path} can't be written: {why}; choose another file. Nothing was sent")
+
+
+def _write_report(path: Path, result: RunResult) -> None:
+    try:
+        write_atomically(path.absolute(), result.summary.as_json().decode() + "\n", private=False)
+    except OSError as error:
+        raise ConfigError(
+            f"--json-report {path} could not be written: {error.strerror or error}. What the run did is told above; the same "
+            "command with another file writes the report, and asks nothing again"
+        ) from error
 
 
 def _connect(found: Engine, arguments: RunArguments, progress: Progress) -> "_Connect":

@@ -1,10 +1,13 @@
 """`run` around the job: what is checked before anything is sent, and what is said."""
 
+import os
+import stat
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +17,7 @@ from inference_engine.cli import run_command
 from inference_engine.cli.accounts import JobSummary
 from inference_engine.cli.engine import Engine
 from inference_engine.cli.run import RunResult
+from inference_engine.pipeline.errors import ConfigError
 
 SUMMARY = JobSummary(requests=1, answered=1, cost_usd=Decimal("0.5"))
 
@@ -55,3 +59,35 @@ def test_without_an_embedder_run_and_the_estimate_say_that_the_semantic_tier_is_
     assert "no embedder" in run("--estimate").stdout
     monkeypatch.setenv("CACHE_SEMANTIC_ENABLED", "false")
     assert "semantic tier" not in run().stderr
+
+
+@pytest.mark.parametrize("place", ["in.jsonl/report.json", "."])
+def test_a_report_that_cannot_be_written_is_found_before_anything_is_sent(ran: Ran, place: str) -> None:
+    done = run("--json-report", place)
+    assert ran.times == 0
+    assert isinstance(done.exception, ConfigError)
+    assert "Nothing was sent" in str(done.exception)
+
+
+def test_a_report_that_becomes_impossible_meanwhile_comes_after_the_summary_and_can_be_made_again(ran: Ran, tmp_path: Path) -> None:
+    ran.meanwhile = lambda: (tmp_path / "report.json").mkdir()
+    done = run("--json-report", "report.json")
+    assert "paid" in done.stdout
+    assert "asks nothing again" in str(done.exception)
+
+
+def test_the_report_is_for_whom_the_umask_allows(ran: Ran, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert run("--json-report", "report.json").exit_code == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o640
+    assert orjson.loads((tmp_path / "report.json").read_bytes())["answered"] == 1
+
+
+def test_an_unknown_model_is_a_mistake_of_the_command_line(ran: Ran) -> None:
+    done = run("--model", "nope")
+    assert ran.times == 0
+    assert "unknown model 'nope'" in str(done.exception)
+    assert run("--model", "gpt-5-mini").exit_code == 0
