@@ -15,6 +15,7 @@ from ..pipeline.errors import EngineError
 from ..pipeline.respond import usd
 from .asking import Asked
 from .budget import Admission, Budget
+from .corrected import NOT_TO_BE_RETRIED
 from .input_file import Line, read_line_at, read_lines
 from .job_files import JobFiles
 from .outcome import NotAResponse, Outcome, Spent, Totals, read_outcome, shared_line
@@ -124,6 +125,13 @@ class Job:
         with self.files.database.transaction():
             self.paid_before.put(row, spent)
             self.files.save_totals(self.totals.without(self.paid_before.total))
+
+    def asks_anew(self, row: int) -> None:
+        """The row was corrected: what it took stays in the sums, and no response to what it asks for now tells it again."""
+        if row in self.paid_before:
+            with self.files.database.transaction():
+                self.paid_before.forget(row)
+                self.files.save_totals(self.totals.without(self.paid_before.total))
 
     def forget_calls(self) -> None:
         """On another Kafka the engine knows of no call made before: what its responses tell comes on top."""
@@ -470,6 +478,11 @@ class Job:
         """The smallest cap among the rows that were not sent for their money; None where there is none or it is not known."""
         caps = (entry.cap_pico for _, entry in self.files.index.scan(0, self._cursor[0]) if entry.kind is Kind.HELD and entry.cap_pico)
         return min(caps, default=None)
+
+    def to_be_corrected(self) -> int:
+        """Failed rows that would fail again as they are."""
+        failed = (self.files.journal.read(entry) for _, entry in self.files.index.scan() if entry.kind is Kind.FAILED)
+        return sum(read_outcome(line).code in NOT_TO_BE_RETRIED for line in failed)
 
     def _unsent(self, parsed: Row | BadRow, why: BadRow) -> bytes:
         bad = parsed if isinstance(parsed, BadRow) else BadRow(parsed.custom_id, why.code, why.reason)

@@ -44,6 +44,12 @@ class PaidBefore:
         self._rows.clear()
         self._most.clear()
 
+    def forget(self, row: int) -> None:
+        """Within a transaction: what the row took is nobody's but the job's from now on."""
+        self.database.forget_spent_of(row)
+        self.total -= self._rows.pop(row, NOTHING)
+        self._most.pop(row, None)
+
     def put(self, row: int, spent: Spent) -> None:
         """Durable on return, or with the transaction that it is part of."""
         self.database.put_spent(row, spent)

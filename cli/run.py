@@ -72,6 +72,8 @@ class RunResult:
     """Rows that are errors in the file and not final: a run with a higher --max-cost asks them."""
     least_needed_pico: int | None = None
     """The smallest amount that one of these rows needs to be free; None where it is not known."""
+    to_be_corrected: int = 0
+    """Of the failed rows: those that would fail again as they are."""
     interrupted: bool = False
     already: bool = False
     """An earlier run had finished; nothing was done."""
@@ -383,6 +385,7 @@ class _Run:
             summary,
             merged=job.counts.merged,
             unsent=unsent,
+            to_be_corrected=job.to_be_corrected() if failed else 0,
             least_needed_pico=job.least_needed() if unsent else None,
             interrupted=interrupted,
             cancelled=job.cancelled,

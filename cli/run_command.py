@@ -177,9 +177,19 @@ def closing_lines(result: RunResult, options: RunOptions) -> list[str]:
         lines.append(_stopped_at_max_cost(result))
     if failed:
         lines.append(
-            f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. To ask them again: --retry-failed"
+            f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. {_what_to_do(result, failed)}"
         )
     return lines
+
+
+def _what_to_do(result: RunResult, failed: int) -> str:
+    correct = "and run the same command again: the answers that are there are kept"
+    if result.to_be_corrected == failed:
+        return f"Correct {'it' if failed == 1 else 'them'} in the requests file {correct}."
+    again = "To ask them again: --retry-failed"
+    if result.to_be_corrected:
+        return f"{again}; {result.to_be_corrected:,} of them would fail again: correct those in the requests file {correct}."
+    return again
 
 
 def _stopped_at_max_cost(result: RunResult) -> str:

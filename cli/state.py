@@ -78,6 +78,11 @@ class JobDatabase:
         """Another row takes the place of the first."""
         self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
 
+    def content(self, digest: bytes) -> bytes | None:
+        """What the first row with this custom_id asked for."""
+        found = self._db.execute("SELECT content FROM ids WHERE digest = ?", (digest,)).fetchone()
+        return None if found is None else bytes(found[0])
+
     def holder(self, digest: bytes) -> int | None:
         """The row that has this custom_id."""
         found = self._db.execute("SELECT row FROM ids WHERE digest = ?", (digest,)).fetchone()
@@ -111,6 +116,10 @@ class JobDatabase:
         with _database_errors():
             found = self._db.execute("SELECT row, most, calls, cost, ambiguous FROM spent")
             return {row: (Spent(*values), most) for row, most, *values in found}
+
+    def forget_spent_of(self, row: int) -> None:
+        with _database_errors():
+            self._db.execute("DELETE FROM spent WHERE row = ?", (row,))
 
     def forget_spent(self) -> None:
         with _database_errors():

@@ -86,6 +86,16 @@ def test_the_report_is_for_whom_the_umask_allows(ran: Ran, tmp_path: Path) -> No
     assert orjson.loads((tmp_path / "report.json").read_bytes())["answered"] == 1
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said", "unsaid"), [(2, "Correct them in the requests file", "--retry-failed"), (1, "1 of them would fail", "Correct them")]
+)
+def test_rows_that_would_fail_again_are_to_be_corrected_not_retried(ran: Ran, wrong: int, said: str, unsaid: str) -> None:
+    ran.result = RunResult("j", JobSummary(requests=3, answered=1, failed=2), to_be_corrected=wrong)
+    told = run().stderr
+    assert said in told
+    assert unsaid not in told.replace("in.answers.jsonl", "")
+
+
 def test_an_unknown_model_is_a_mistake_of_the_command_line(ran: Ran) -> None:
     done = run("--model", "nope")
     assert ran.times == 0
