@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from ..agents.embedders import embedder_of, not_installed
+from ..agents.routing import route_with
 from ..connectors.state_file import refused, write_atomically
 from ..pipeline.errors import ConfigError, Rejected
 from ..schemas.record import PICO_PER_USD, Lane
@@ -230,7 +231,9 @@ def summary_table(result: RunResult) -> Table:
     return table
 
 
-LEARNS = "who may share is learned as answers come (CACHE_POLICY): none is counted on"
+LEARNS = "who may share is learned as answers come (CACHE_POLICY): no rate is known before; expected and high count on none"
+ASSUMED_NEAR = 0.5
+"""Of the distinct prompts, for the low cost: more than the learned policy shares on the streams that it is measured on."""
 
 
 def share(amount: Decimal, summary: JobSummary) -> str:
@@ -247,9 +250,12 @@ def estimate(arguments: RunArguments) -> int:
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     defaults = RowDefaults("estimate", options.model, options.priority, options.deadline, options.use_cache)
-    embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, not_installed(found.settings) or LEARNS)
-    threshold = found.settings.caching.similarity_threshold
-    estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
+    settings, catalogue = found.settings, found.catalogue()
+    embed, why_not = _embed(found) if settings.caching.policy == "static" else (None, _off(found) or LEARNS)
+    threshold = settings.caching.similarity_threshold
+    assumed = ASSUMED_NEAR if why_not == LEARNS else 0.0
+    decide = route_with(settings, catalogue)
+    estimator = Estimator(catalogue, datetime.now(UTC).date(), options.tenant, defaults, threshold, decide, embed, assumed)
     console = console_of_output()
     console.print(estimate_table(estimator.estimate(options.input), threshold, why_not))
     console.print(
@@ -260,10 +266,23 @@ def estimate(arguments: RunArguments) -> int:
     return 0
 
 
+def _off(found: Engine) -> str | None:
+    """Why the semantic tier is off; None where it is on."""
+    return not_installed(found.settings) if found.settings.caching.semantic_enabled else "CACHE_SEMANTIC_ENABLED is false"
+
+
 def _embed(found: Engine) -> tuple[Embed | None, str]:
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are not for our users
     embedder = embedder_of(found.settings)
     return (embedder.embedder.embed if embedder.embedder is not None else None), embedder.reason
+
+
+def _routes(e: Estimate) -> str:
+    if not e.routes:
+        return ""
+    whole = sum(e.routes.values())
+    most_first = sorted(e.routes.items(), key=lambda pair: -pair[1])
+    return ", `auto` as routed: " + ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in most_first)
 
 
 def estimate_table(e: Estimate, threshold: float, why_not: str) -> Table:
@@ -281,8 +300,10 @@ def estimate_table(e: Estimate, threshold: float, why_not: str) -> Table:
         table.add_row("near repeats", f"{100 * e.semantic_rate:.1f} %", near)
     table.add_row("input tokens", f"{e.input_tokens:,}", "")
     table.add_section()
-    table.add_row("cost, low", money(e.cost[0]), "short answers, near repeats shared, `auto` on the cheapest model")
-    table.add_row("cost, expected", money(e.cost[1]), "middling answers, near repeats shared, `auto` on the standard tier")
+    measured = ", near repeats shared" if e.semantic_rate is not None else ""
+    assumed = f", {100 * e.low_near:.0f} % near repeats" if not measured and e.low_near else measured
+    table.add_row("cost, low", money(e.cost[0]), f"short answers{assumed}, `auto` on the cheapest model")
+    table.add_row("cost, expected", money(e.cost[1]), f"middling answers{measured}{_routes(e)}")
     table.add_row("cost, high", money(e.cost[2]), "long answers, only exact repeats shared, `auto` on the premium model")
     table.add_row("without this engine", money(e.without_engine), "middling answers, every row paid")
     return table
