@@ -91,10 +91,22 @@ Connect = Callable[[], str]
 """Makes sure that an engine runs; returns its brokers."""
 
 
-def run_job(options: RunOptions, connect: Connect, topics: Topics, progress: Progress, caps_of: Callable[[], CapsOf]) -> RunResult:
+def _nobody_to_look_after() -> None:
+    """Of an engine that this run did not start."""
+
+
+def run_job(
+    options: RunOptions,
+    connect: Connect,
+    topics: Topics,
+    progress: Progress,
+    caps_of: Callable[[], CapsOf],
+    look_after: Callable[[], None] = _nobody_to_look_after,
+) -> RunResult:
     """Answers every row, or stops in a state that the same command goes on from.
 
-    Raises `ConfigError` (nothing was done), `DiskFull`, `Unavailable`: the same command goes on.
+    `look_after`: called every second while it waits for answers. Raises `ConfigError` (nothing was done), `DiskFull`, `Unavailable`: the
+    same command goes on.
     """
     opened = open_job(options.request)
     if opened.files is None:
@@ -103,7 +115,7 @@ def run_job(options: RunOptions, connect: Connect, topics: Topics, progress: Pro
         brokers = connect()
         job = _job(options, opened, opened.files, caps_of)
         with _Wire(brokers, topics, job, options) as wire:
-            return _Run(options, opened, job, wire, progress).run()
+            return _Run(options, opened, job, wire, progress, look_after).run()
     finally:
         opened.files.close()
 
@@ -211,6 +223,7 @@ class _Run:
     job: Job
     wire: _Wire
     progress: Progress
+    look_after: Callable[[], None]
     patience: Patience = field(init=False)
     began: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
@@ -300,6 +313,7 @@ class _Run:
 
     def _every_second(self, now: float) -> None:
         job = self.job
+        self.look_after()
         self.patience.observe(now, job.counts.final)
         job.cancelled = job.cancelled or self.wire.was_cancelled()
         self.wire.send(job.due(now, lambda times: self.patience.wait(times, len(job.outstanding))))

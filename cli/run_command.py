@@ -21,6 +21,7 @@ from .display import console_of_output, dollars
 from .engine import Engine, engine
 from .estimate import OUTPUT_TOKENS, Embed, Estimate, Estimator
 from .job import CapsOf
+from .keeper import Keeper
 from .progress import Progress, money, progress_for
 from .rows import RowDefaults
 from .run import RunOptions, RunResult, run_job
@@ -89,7 +90,9 @@ def run(arguments: RunArguments) -> int:
     if options.deadline is not None:
         progress = WithBatches(progress, workers_of(found.folder)).start()
     try:
-        result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found))
+        keeper = Keeper(found.stack_options, progress.note) if arguments.start else None
+        look = [keeper.look] if keeper else []
+        result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found), *look)
     finally:
         progress.close()
     _tell(result, options, quiet=arguments.quiet)

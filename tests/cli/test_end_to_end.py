@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from ..e2e.provider import Provider
+from ..e2e.waiting import until
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMAND = [sys.executable, "-m", "inference_engine.cli.main"]
@@ -103,6 +104,27 @@ def test_killed_and_started_again_it_pays_nothing_twice(cli: Cli, environ: dict[
     job = answers[0]["engine"]["job"]
     asked = cli("sql", f"SELECT count(), uniqExact(request_id) FROM cost_events WHERE job = '{job}' AND base_cost > 0", "--format", "json")
     assert [int(v) for v in orjson.loads(asked.stdout)[0].values()] == [1500, 1500]
+
+
+def test_a_worker_that_is_killed_under_a_run_is_started_again_and_every_row_is_answered(
+    cli: Cli, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text(prompts(400, 400).replace("question", "killed question"))
+    assert cli("up").returncode == 0
+    command = [*COMMAND, "run", "in.jsonl", "-o", "out.jsonl", "--window", "40", "--json-report", "report.json"]
+    process = subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    answers = tmp_path / "out.jsonl"
+    until(lambda: process.poll() is not None or (answers.exists() and answers.stat().st_size > 0), "the first answers", within_s=60)
+    worker = orjson.loads((Path(environ["INFERENCE_ENGINE_HOME"]) / "worker-0.json").read_bytes())["pid"]
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "worker-0 ended in the middle of the job (1 of 3" in said
+    assert [a["custom_id"] for a in lines(answers)] == [f"r{i}" for i in range(400)]
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
+    again = report["provider_calls"] - 400
+    assert again >= 0
+    assert (again > 0) == (report["possibly_paid_usd"] > 0)
 
 
 def test_max_cost_holds_on_the_real_pipeline(cli: Cli, tmp_path: Path) -> None:
