@@ -78,6 +78,14 @@ class JobDatabase:
         """Another row takes the place of the first."""
         self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
 
+    def release(self, digest: bytes) -> None:
+        """Its row was not sent after all."""
+        self._db.execute("DELETE FROM ids WHERE digest = ?", (digest,))
+
+    def claimed(self) -> int:
+        """How many custom_ids are held."""
+        return int(self._db.execute("SELECT count(*) FROM ids").fetchone()[0])
+
     def content(self, digest: bytes) -> bytes | None:
         """What the first row with this custom_id asked for."""
         found = self._db.execute("SELECT content FROM ids WHERE digest = ?", (digest,)).fetchone()
