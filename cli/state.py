@@ -68,19 +68,22 @@ class JobDatabase:
 
     def claim(self, digest: bytes, row: int, content: bytes) -> tuple[int, bytes]:
         """Remembers who has this custom_id; (row, content) of the first who had it, perhaps the caller."""
-        taken = self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (digest, row, content))
-        if taken.rowcount:
-            return row, content
-        first = self._db.execute("SELECT row, content FROM ids WHERE digest = ?", (digest,)).fetchone()
+        with _database_errors():
+            taken = self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (digest, row, content))
+            if taken.rowcount:
+                return row, content
+            first = self._db.execute("SELECT row, content FROM ids WHERE digest = ?", (digest,)).fetchone()
         return int(first[0]), bytes(first[1])
 
     def reclaim(self, digest: bytes, row: int, content: bytes) -> None:
         """Another row takes the place of the first."""
-        self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
+        with _database_errors():
+            self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
 
     def release(self, digest: bytes) -> None:
         """Its row was not sent after all."""
-        self._db.execute("DELETE FROM ids WHERE digest = ?", (digest,))
+        with _database_errors():
+            self._db.execute("DELETE FROM ids WHERE digest = ?", (digest,))
 
     def claimed(self) -> int:
         """How many custom_ids are held."""
