@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
-from ..connectors.embedder import FoundEmbedder, find_embedder, load_embedder
+from ..connectors.embedder import FoundEmbedder, find_embedder, load_embedder, missing_extra
 from ..connectors.embedding_endpoint import EndpointEmbedder
 from .settings import Settings, secret
+
+
+def not_installed(settings: Settings) -> str | None:
+    """Why the semantic tier is off though nobody turned it off; None where it is not. Loads nothing."""
+    caching = settings.caching
+    if not caching.semantic_enabled or settings.embedding_base_url is not None or settings.embedding_model is not None:
+        return None
+    return missing_extra()
 
 
 def embedder_of(settings: Settings) -> FoundEmbedder:

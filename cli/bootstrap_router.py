@@ -8,7 +8,6 @@ import orjson
 import typer
 
 from ..agents.compose import catalogue_of
-from ..agents.settings import load_settings
 from ..connectors.data_folder import DataFolder
 from ..connectors.router_file import ROUTER_FILE, save_router
 from ..connectors.state_file import write_atomically
@@ -16,6 +15,7 @@ from ..pipeline.errors import ConfigError, Rejected
 from ..pipeline.models import Catalogue
 from ..pipeline.router_state import FLOORS, RouterState, learn_state
 from ..pipeline.routing_table import Table, comparable
+from .command_settings import load_settings
 from .evaluate_routing import read_table, rows_seen
 from .input_file import open_input, read_lines
 

@@ -1,7 +1,13 @@
 """`--max-cost`: nothing is sent unless the most that it can cost still fits. Pure, in integer pico-dollars."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+
+MICRO = 10**6
+"""Pico-dollars: caps are whole millionths of a dollar."""
+AT_ONCE = 100
+"""So many rows shall find room at once before a row is allowed a dearer model than the cheapest."""
 
 
 class Admission(Enum):
@@ -24,6 +30,17 @@ class Budget:
         if self.limit is None or self.spent + self.reserved + cap <= self.limit:
             return Admission.SEND
         return Admission.NEVER if self.spent + cap > self.limit else Admission.WAIT
+
+    def cap_for(self, caps: Sequence[int], rows: int) -> int:
+        """What a row may be allowed, of what the models that can answer it may cost, ascending; `rows`: that have no answer yet.
+
+        Where the dearest one's worst case would let few rows fly at once, a cheaper one's must do: a row that it is too little for
+        is refused without a payment, and asked again with more.
+        """
+        if self.limit is None:
+            return caps[-1]
+        share = (self.limit - self.spent) // max(1, min(rows, AT_ONCE))
+        return max((cap for cap in caps if cap <= share), default=caps[0])
 
     def reserve(self, cap: int) -> None:
         """Also for requests that were sent before a restart: those are reserved whether they fit or not."""

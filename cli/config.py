@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..agents.settings import load_settings
 from ..agents.settings_shown import effective
 from ..pipeline.errors import ConfigError
+from .command_settings import load_settings
 
 
 def config_command(

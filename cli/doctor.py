@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..agents.names import specs
-from ..agents.settings import Settings, load_settings
+from ..agents.settings import Settings
 from ..connectors.data_folder import DataFolder, data_folder
 from ..pipeline.errors import ConfigError
 from . import examinations as look
+from .command_settings import load_settings
 from .examinations import Check, Verdict
 from .stack import status
 

@@ -1,6 +1,5 @@
 """What the settings say about the engine that commands talk to: start it, find it, end it."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,11 +8,12 @@ from logging import DEBUG, WARNING, basicConfig, getLevelNamesMapping
 import structlog
 
 from ..agents.names import specs
-from ..agents.settings import Settings, load_settings
+from ..agents.settings import Settings
 from ..connectors.data_folder import DataFolder
 from ..connectors.models_toml import load_catalogue
 from ..pipeline.errors import ConfigError
 from ..pipeline.models import Catalogue
+from .command_settings import load_settings
 from .stack import StackOptions, ensure, status
 from .submitted import Submissions
 
@@ -66,8 +66,6 @@ class Engine:
 
 def engine() -> Engine:
     """By the environment and `.env`; log lines go to standard error, since standard output is for results. Raises `ConfigError`."""
-    # Whatever is standard error by then: whoever calls this in a process of their own may have put another file in its place since.
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings = load_settings()
     level = getLevelNamesMapping()[settings.log_level]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

@@ -6,6 +6,7 @@ is installed: a lower bound, since a larger crowd has nearer neighbours. Input t
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..agents.route import Decide
 from ..pipeline.billing import output_bound
 from ..pipeline.errors import Rejected, Unpriced
 from ..pipeline.fingerprint import fingerprint_and_scope
@@ -21,13 +23,17 @@ from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import Vectors
 from ..pipeline.prices import rates
 from ..pipeline.text import last_user_text
+from ..schemas.requests import Identity, Request
 from .input_file import Line, open_input, read_lines
 from .rows import Row, RowDefaults, parse_row
 
 BYTES_PER_TOKEN = 4
-OUTPUT_TOKENS = (64, 256, 1024)
+OUTPUT_TOKENS = (16, 256, 1024)
 """Assumed of an answer: low, expected, high; never more than the row allows."""
 SAMPLE = 512
+ROUTED = 1_000
+"""So many rows for `auto` are routed one by one; of those behind them every fiftieth, and the others as these were."""
+ROUTED_LATER = 1 / 50
 
 Embed = Callable[[Sequence[str]], Vectors]
 
@@ -49,6 +55,10 @@ class Estimate:
     without_engine: int
     """Every row alone, on the model it asks for (`auto`: the premium one), at the expected length."""
     models: dict[str, int]
+    routes: dict[str, int]
+    """Rows for `auto` that were routed, by the model that they would go to first."""
+    low_near: float = 0.0
+    """The share of the distinct prompts that the low cost takes for near repeats."""
 
 
 @dataclass(slots=True)
@@ -74,12 +84,17 @@ class Estimator:
     tenant: str
     defaults: RowDefaults
     similarity_threshold: float
+    decide: Decide
+    """The engine's router."""
     embed: Embed | None = None
     """None: likeness is not measured."""
+    assumed_near: float = 0.0
+    """What the low cost takes for near repeats where likeness is not measured."""
     _sums: _Sums = field(default_factory=_Sums)
     _chance: random.Random = field(default_factory=lambda: random.Random(0))
     _sampled_from: int = 0
-    _choices: tuple[Model, Model, Model] | None = None
+    _choices: tuple[Model, Model] | None = None
+    _routes: Counter[str] = field(default_factory=Counter)
 
     def estimate(self, path: Path) -> Estimate:
         """Raises `ConfigError` where the file can't be read."""
@@ -109,8 +124,14 @@ class Estimator:
         fingerprint, scope = fingerprint_and_scope(self.tenant, name, body, index if isinstance(index, int) else None)
         tokens = prompt_bytes(body) // BYTES_PER_TOKEN + 1
         usual = self.catalogue.counterfactual(name)
-        models = (usual, usual, usual) if name != "auto" else self._auto()
-        costs = [self._cost(model, body, tokens, out) for model, out in zip(models, OUTPUT_TOKENS, strict=True)]
+        short, middling, long = OUTPUT_TOKENS
+        cheapest, dearest = self._auto() if name == "auto" else (usual, usual)
+        routed = self._routed(row, fingerprint, scope, tokens) if name == "auto" else self._cost(usual, body, tokens, middling)
+        # A router may also choose what is else for asking by name only, where nothing else takes a row.
+        chosen = [self.catalogue.get(model) for model in self._routes] if name == "auto" else []
+        low = min(self._cost(model, body, tokens, short) for model in (cheapest, *chosen))
+        # Time halves the price, where a provider's batch takes the row.
+        costs = (low // 2 if row.engine.get("deadline") else low, routed, self._cost(dearest, body, tokens, long))
         sums.without_engine += self._cost(usual, body, tokens, OUTPUT_TOKENS[1])
         for column, cost in zip(sums.costs, costs, strict=True):
             column.append(cost)
@@ -126,18 +147,41 @@ class Estimator:
         rate = rates(model, "standard", self.day).at(tokens)
         return tokens * rate.input + min(out, output_bound(model, body)) * rate.output
 
-    def _auto(self) -> tuple[Model, Model, Model]:
-        """The cheapest, the cheapest of the standard tier, the premium default."""
+    def _routed(self, row: Row, fingerprint: str, scope: str, tokens: int) -> int:
+        """What a middling answer costs on the model that the router chooses, or on average on those that it chose."""
+        body, out = row.body, OUTPUT_TOKENS[1]
+        done = self._routes.total()
+        if done < ROUTED or self._chance.random() < ROUTED_LATER:
+            name = self.decide(self._request(row, fingerprint, scope)).models[0]
+            self._routes[name] += 1
+            return self._cost(self.catalogue.get(name), body, tokens, out)
+        return sum(count * self._cost(self.catalogue.get(name), body, tokens, out) for name, count in self._routes.items()) // done
+
+    def _request(self, row: Row, fingerprint: str, scope: str) -> Request:
+        preferred, language = row.engine.get("preferred_model"), row.engine.get("language")
+        return Request.model_construct(
+            identity=Identity.model_construct(tenant=self.tenant, job=self.defaults.job, custom_id=row.custom_id),
+            body=row.body,
+            model="auto",
+            fingerprint=fingerprint,
+            scope=scope,
+            flight=fingerprint,
+            preferred_model=self.catalogue.get(preferred).name if isinstance(preferred, str) else None,
+            cascade=row.engine.get("cascade"),
+            language=language if isinstance(language, str) else None,
+        )
+
+    def _auto(self) -> tuple[Model, Model]:
+        """The cheapest, the premium default."""
         if self._choices is None:
             self._choices = self._find_choices()
         return self._choices
 
-    def _find_choices(self) -> tuple[Model, Model, Model]:
+    def _find_choices(self) -> tuple[Model, Model]:
         priced = sorted(self._priced(), key=lambda pair: pair[0])
         if not priced:
             raise Unpriced("no enabled model has a price")
-        standard = [model for _, model in priced if model.tier == "standard"] or [priced[0][1]]
-        return priced[0][1], standard[0], self.catalogue.counterfactual("auto")
+        return priced[0][1], self.catalogue.counterfactual("auto")
 
     def _priced(self) -> Iterator[tuple[int, Model]]:
         for model in self.catalogue.models:
@@ -162,8 +206,8 @@ class Estimator:
         )
         once = [_sum(column, distinct) for column in sums.costs]
         rate, sampled = self._likeness()
-        near = rate or 0.0
-        share = round((1 - near) * 10_000)
+        near = (rate, rate) if rate is not None else (self.assumed_near, 0.0)
+        low, expected = (once[n] * round((1 - near[n]) * 10_000) // 10_000 for n in (0, 1))
         return Estimate(
             rows=sums.rows,
             bad=sums.bad,
@@ -172,9 +216,11 @@ class Estimator:
             semantic_rate=rate,
             sampled=sampled,
             input_tokens=sums.input_tokens,
-            cost=(once[0] * share // 10_000, once[1] * share // 10_000, once[2]),
+            cost=(low, expected, once[2]),
             without_engine=sums.without_engine,
             models=sums.models,
+            routes=dict(self._routes),
+            low_near=near[0],
         )
 
     def _likeness(self) -> tuple[float | None, int]:

@@ -197,7 +197,7 @@ def providers(set_up: Sequence[str]) -> Check:
     """Names only; a key is never shown, nor any part of it."""
     if list(set_up) == ["simulated"]:
         told = "no key is set: answers are simulated, and no money is spent"
-        return Check("providers", "warn", told, "set OPENAI_API_KEY, ANTHROPIC_API_KEY or VLLM_BASE_URL for real answers")
+        return Check("providers", "warn", told, "set OPENAI_API_KEY, ANTHROPIC_API_KEY, COHERE_API_KEY or VLLM_BASE_URL for real answers")
     return Check("providers", "ok", f"set up: {', '.join(set_up)}")
 
 

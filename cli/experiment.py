@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..agents.compose import catalogue_of
-from ..agents.settings import load_settings
 from ..connectors.costs_access import open_costs
 from ..connectors.experiments_toml import load_experiments
 from ..pipeline.errors import EngineError
 from ..pipeline.experiments import Unit
 from ..pipeline.sequential import LEAST_UNITS, PLANNED_UNITS, Interval
+from .command_settings import load_settings
 from .display import console_of_output, dollars
 from .experiment_numbers import Compared, Measure, compare
 from .where import costs_location

@@ -82,7 +82,7 @@ def export_command(
     typer.echo(json.dumps(told(*unpack_router(raw)), indent=2))
     if output is not None:
         try:
-            write_atomically(output.absolute(), raw)
+            write_atomically(output.absolute(), raw, private=False)
         except OSError as error:
             raise ConfigError(f"{output} can't be written: {error.strerror or error}; nothing was changed. Name another file") from error
         typer.echo(f"Wrote {output}", err=True)

@@ -7,23 +7,25 @@ The order of the writes is the promise: a row is ASKED on disk before it is prod
 transaction that claims its custom_id. So every row that may have been paid is known after a kill.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from ..pipeline.errors import EngineError
 from ..pipeline.respond import usd
 from .asking import Asked
 from .budget import Admission, Budget
+from .corrected import NOT_TO_BE_RETRIED
 from .input_file import Line, read_line_at, read_lines
 from .job_files import JobFiles
 from .outcome import NotAResponse, Outcome, Spent, Totals, read_outcome, shared_line
-from .paid_before import NOTHING, PaidBefore, dearer_than_known, own_limit, paid_in_vain
+from .paid_before import NOTHING, PaidBefore, dearer_than_known, dearer_than_left, own_limit, paid_in_vain
 from .rows import BadRow, Row, RowDefaults, custom_id_of, id_digest, job_prefix, local_error_line, oversized_row, parse_row, repeat_digest
 from .spool import Entry, Kind
 
-CapOf = Callable[[Row], int]
-"""The most that a row can cost, in pico-dollars; raises `EngineError` where that can't be known."""
+CapsOf = Callable[[Row], tuple[int, ...]]
+"""The most that a call for a row can cost, in pico-dollars, by each model that may answer it, ascending; raises `EngineError` where that
+can't be known."""
 
 BATCH = 256
 _NO_LIMIT = 2**62
@@ -44,7 +46,7 @@ class Ask:
 class _Candidate:
     line: Line
     parsed: Row | BadRow
-    cap: int
+    caps: tuple[int, ...]
     held_before: bool
 
 
@@ -71,7 +73,7 @@ class Job:
     total: int
     defaults: RowDefaults
     budget: Budget
-    cap_of: CapOf
+    caps_of: CapsOf
     totals: Totals = field(default_factory=Totals)
     counts: Counts = field(default_factory=Counts)
     outstanding: dict[str, Asked] = field(default_factory=dict)
@@ -82,8 +84,8 @@ class Job:
     """For the user, to be shown once each."""
     _candidates: Iterator[_Candidate] | None = None
     _waiting: _Candidate | None = None
-    _again: deque[Line] = field(default_factory=deque)
-    """Rows whose next try needs room for what the earlier ones may have cost."""
+    _again: list[tuple[int, int]] = field(default_factory=list)
+    """A heap of (cap, row): rows whose next try needs room for so much."""
     _exhausted: bool = False
     _read_before: int = 0
     """Rows below may have been handled in a run that was killed before it moved the cursor."""
@@ -124,6 +126,13 @@ class Job:
             self.paid_before.put(row, spent)
             self.files.save_totals(self.totals.without(self.paid_before.total))
 
+    def asks_anew(self, row: int) -> None:
+        """The row was corrected: what it took stays in the sums, and no response to what it asks for now tells it again."""
+        if row in self.paid_before:
+            with self.files.database.transaction():
+                self.paid_before.forget(row)
+                self.files.save_totals(self.totals.without(self.paid_before.total))
+
     def forget_calls(self) -> None:
         """On another Kafka the engine knows of no call made before: what its responses tell comes on top."""
         with self.files.database.transaction():
@@ -148,19 +157,26 @@ class Job:
         elif entry.kind is Kind.ASKED and row < self._cursor[0]:
             parsed = self._reread(row, entry.offset, entry.length)
             if isinstance(parsed, Row):
-                cap = self._cap(parsed)
+                cap = self._told(entry, parsed)
                 limit = self.paid_before.allowed(row, cap)
                 # Killed while a response was written down: what that told is spent, and no more of it is to come.
                 reserved = max(0, limit - self.paid_before.of(row).pico)
                 self.outstanding[parsed.custom_id] = Asked(row, entry.offset, entry.length, cap, 0.0, limit=limit, reserved=reserved)
                 self.budget.reserve(reserved)
 
-    def _cap(self, row: Row) -> int:
+    def _caps(self, row: Row) -> tuple[int, ...]:
         if self.budget.limit is None:
-            return 0
+            return (0,)
         own = own_limit(row)
-        cap = self.cap_of(row)
-        return cap if own is None else min(cap, own)
+        caps = self.caps_of(row)
+        return caps if own is None else tuple(sorted({min(cap, own) for cap in caps}))
+
+    def _told(self, entry: Entry, row: Row) -> int:
+        """The cap with which an ASKED row was sent; the most there is where an earlier version or another run did not say."""
+        if self.budget.limit is None or not entry.cap_pico:
+            return self._caps(row)[-1]
+        own = own_limit(row)
+        return entry.cap_pico if own is None else min(entry.cap_pico, own)
 
     def _reread(self, row: int, offset: int, length: int) -> Row | BadRow:
         return self._parse(read_line_at(self.files.input.fileno(), row, offset, length))
@@ -195,36 +211,46 @@ class Job:
         return self._exhausted and self._waiting is None and not self._again
 
     def _next(self) -> _Candidate | None:
+        """Those to be asked again first where there is room; they never hold up others that need less."""
+        if self._again and self.budget.decide(self._again[0][0]) is not Admission.WAIT:
+            return self._asked_again()
         if self._waiting is not None:
             candidate, self._waiting = self._waiting, None
             return candidate
-        if self._again:
-            return self._candidate(self._again.popleft(), held_before=True)
         if self._candidates is None:
             self._candidates = self._all_candidates()
         found = next(self._candidates, None)
         self._exhausted = found is None
-        return found
+        return self._asked_again() if found is None and self._again else found
+
+    def _asked_again(self) -> _Candidate:
+        _, row = heappop(self._again)
+        return self._held(row, self.files.index.get(row))
+
+    def _held(self, row: int, entry: Entry) -> _Candidate:
+        return self._candidate(
+            read_line_at(self.files.input.fileno(), row, entry.offset, entry.length), held_before=True, least=entry.cap_pico
+        )
 
     def _all_candidates(self) -> Iterator[_Candidate]:
         row, offset = self._cursor
         for held, entry in self.files.index.scan(0, row):
             if entry.kind is Kind.HELD:
-                line = read_line_at(self.files.input.fileno(), held, entry.offset, entry.length)
-                yield self._candidate(line, held_before=True)
+                yield self._held(held, entry)
         for line in read_lines(self.files.input, row=row, offset=offset, end=self.files.input_size):
             yield self._candidate(line, held_before=False)
 
-    def _candidate(self, line: Line, *, held_before: bool) -> _Candidate:
+    def _candidate(self, line: Line, *, held_before: bool, least: int = 0) -> _Candidate:
+        """`least`: less was not enough for the row."""
         parsed = self._parse(line)
-        cap = 0
+        caps: tuple[int, ...] = ()
         if isinstance(parsed, Row):
             self._watch_repeats(line.row, parsed)
             try:
-                cap = self._cap(parsed)
+                caps = self._caps(parsed)
             except EngineError as error:
                 parsed = BadRow(parsed.custom_id, error.code, f"{error}; the row was not sent")
-        return _Candidate(line, parsed, cap, held_before)
+        return _Candidate(line, parsed, tuple(cap for cap in caps if cap >= least) or caps[-1:], held_before)
 
     def _handle(self, candidate: _Candidate, asks: list[Ask], local: list[tuple[int, bytes, bool]], due: float) -> bool:
         """False where the candidate must wait."""
@@ -238,13 +264,20 @@ class Job:
         if isinstance(mine, BadRow):
             local.append((line.row, local_error_line(self.tenant, self.name, mine), False))
         elif isinstance(mine, Row):
-            admission = self.budget.decide(candidate.cap)
+            cap = self.budget.cap_for(candidate.caps, self.total - self.counts.final)
+            admission = self.budget.decide(cap)
             if admission is Admission.WAIT:
-                self._waiting = candidate
+                self._wait(candidate)
                 return False
-            self._admit(candidate, mine, admission, asks, due)
+            self._admit(candidate, cap, mine, admission, asks, due)
         self._advance(candidate)
         return True
+
+    def _wait(self, candidate: _Candidate) -> None:
+        if candidate.held_before:
+            heappush(self._again, (candidate.caps[0], candidate.line.row))
+        else:
+            self._waiting = candidate
 
     def _is_final(self, row: int) -> bool:
         return self.files.index.get(row).kind in (Kind.ANSWERED, Kind.FAILED, Kind.SAME_AS)
@@ -269,14 +302,13 @@ class Job:
         self.counts.merged += 1
         return None
 
-    def _admit(self, candidate: _Candidate, row: Row, admission: Admission, asks: list[Ask], due: float) -> None:
+    def _admit(self, candidate: _Candidate, cap: int, row: Row, admission: Admission, asks: list[Ask], due: float) -> None:
         line = candidate.line
         sent = admission is Admission.SEND
-        self.files.index.put(line.row, Entry(Kind.ASKED if sent else Kind.HELD, line.offset, line.length))
+        self.files.index.put(line.row, Entry.with_cap(Kind.ASKED if sent else Kind.HELD, line.offset, line.length, cap))
         if not sent:
             self.counts.held += 1
             return
-        cap = candidate.cap
         # The engine counts all calls of a row, those of earlier tries too: what they may have cost is paid for already.
         limit = _NO_LIMIT if self.budget.limit is None else cap + self.paid_before.of(line.row).pico
         own = own_limit(row)
@@ -348,19 +380,19 @@ class Job:
         before = self.paid_before.of(asked.row)
         spent = outcome.spent.most(before)
         new = spent - before
-        again = over and self._may_be_asked_again(asked, outcome, spent, own)
-        if again or asked.row in self.paid_before:
+        needed = self._enough(asked, outcome, spent, own) if over else None
+        if needed is not None or asked.row in self.paid_before:
             self.paid_before.put(asked.row, spent)
         del self.outstanding[custom_id]
         self.budget.settle(asked.reserved, new.pico)
         self.cancelled = self.cancelled or outcome.code == "cancelled"
-        if not again:
+        if needed is None:
             self.totals.add(outcome, new)
             ours = over and own is None and self.budget.limit is not None
             return [(asked.row, dearer_than_known(outcome.line, asked.cap, spent) if ours else outcome.line, outcome.ok)]
         self.totals.spend(new)
-        self.files.index.put(asked.row, Entry(Kind.HELD, asked.offset, asked.length))
-        self._again.append(read_line_at(self.files.input.fileno(), asked.row, asked.offset, asked.length))
+        self.files.index.put(asked.row, Entry.with_cap(Kind.HELD, asked.offset, asked.length, needed))
+        heappush(self._again, (needed, asked.row))
         return []
 
     def _own_limit_of(self, asked: Asked) -> int | None:
@@ -374,12 +406,18 @@ class Job:
         limit = own if self.budget.limit is None else asked.limit
         return limit is None or outcome.limit_pico < limit
 
-    def _may_be_asked_again(self, asked: Asked, outcome: Outcome, spent: Spent, own: int | None) -> bool:
-        """Was the limit that the row was refused for ours alone? Then what is left of --max-cost decides, not the cap of one call."""
+    def _enough(self, asked: Asked, outcome: Outcome, spent: Spent, own: int | None) -> int | None:
+        """The next cap with which a row that was refused for our limit is asked again; None where it was refused for its own, or for all
+        that we know a call can cost."""
         refused_for = max(asked.limit, outcome.limit_pico or 0)
         if self.budget.limit is None or (own is not None and refused_for >= own):
-            return False
-        return spent.pico + asked.cap > refused_for
+            return None
+        parsed = self._reread(asked.row, asked.offset, asked.length)
+        try:
+            caps = self._caps(parsed) if isinstance(parsed, Row) else ()
+        except EngineError:  # its price has ended since it was sent
+            caps = (asked.cap,)
+        return next((cap for cap in caps if spent.pico + cap > refused_for), None)
 
     def refuse(self, custom_id: str, code: str, reason: str) -> None:
         """Ends a request that Kafka will never take."""
@@ -419,7 +457,7 @@ class Job:
         why = (
             BadRow("", "cancelled", "the job was cancelled before this row was sent; run the same command again to go on")
             if self.cancelled
-            else BadRow("", "over_budget", "the row was not sent: its most would exceed --max-cost; run again with a higher one")
+            else dearer_than_left(None)
         )
         cursor_row, cursor_offset = self._cursor
         index, journal = self.files.index, self.files.journal
@@ -431,10 +469,20 @@ class Job:
             else:
                 first = entry.offset if entry.kind is Kind.SAME_AS else row
                 lost = first in self.paid_before and not self.cancelled
-                said = paid_in_vain(self.paid_before.of(first)) if lost else why
+                said = paid_in_vain(self.paid_before.of(first)) if lost else why if self.cancelled else dearer_than_left(source.cap_pico)
                 yield self._unsent(self._reread(first, source.offset, source.length), said)
         for line in read_lines(self.files.input, row=cursor_row, offset=cursor_offset, end=self.files.input_size):
             yield self._unsent(self._parse(line), why)
+
+    def least_needed(self) -> int | None:
+        """The smallest cap among the rows that were not sent for their money; None where there is none or it is not known."""
+        caps = (entry.cap_pico for _, entry in self.files.index.scan(0, self._cursor[0]) if entry.kind is Kind.HELD and entry.cap_pico)
+        return min(caps, default=None)
+
+    def to_be_corrected(self) -> int:
+        """Failed rows that would fail again as they are."""
+        failed = (self.files.journal.read(entry) for _, entry in self.files.index.scan() if entry.kind is Kind.FAILED)
+        return sum(read_outcome(line).code in NOT_TO_BE_RETRIED for line in failed)
 
     def _unsent(self, parsed: Row | BadRow, why: BadRow) -> bytes:
         bad = parsed if isinstance(parsed, BadRow) else BadRow(parsed.custom_id, why.code, why.reason)

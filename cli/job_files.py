@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from ..pipeline.errors import ConfigError
+from .corrected import corrected_rows
 from .input_file import Measured, measure, open_input
 from .outcome import Totals
 from .rows import RowDefaults
@@ -192,7 +193,9 @@ def _open(request: JobRequest, folder: StateFolder, database: JobDatabase) -> Op
             database.put("rewriting", rebuild)
             database.put("rebuilding", rebuild)
         return _opened(request, folder, database, facts, resumed=False, rebuild=rebuild)
-    _check_unchanged(request, facts, measured)
+    _check_unchanged(request, facts, measured if not _may_be_corrected(folder, facts, finished, measured) else None)
+    if finished is not None and _differs(facts, measured):
+        return _corrected(request, folder, database, facts, measured)
     if finished is not None and not request.retry_failed:
         return _already(database, folder, facts, finished)
     if request.retry_failed:
@@ -204,6 +207,29 @@ def _open(request: JobRequest, folder: StateFolder, database: JobDatabase) -> Op
         folder.drop(folder.rewrite)
         return _opened(request, folder, database, facts, resumed=True, rebuild=rebuild, reask=not rebuild)
     return _opened(request, folder, database, facts, resumed=True, rebuild=bool(database.get("rebuilding")))
+
+
+def _differs(facts: dict[str, Any], measured: Measured) -> bool:
+    return (measured.size, measured.digest) != (facts["size"], facts["digest"])
+
+
+def _may_be_corrected(folder: StateFolder, facts: dict[str, Any], finished: dict[str, Any] | None, measured: Measured) -> bool:
+    return finished is not None and finished["failed"] > 0 and folder.journal.exists() and measured.rows == facts["rows"]
+
+
+def _corrected(request: JobRequest, folder: StateFolder, database: JobDatabase, facts: dict[str, Any], measured: Measured) -> Opened:
+    """The job had ended, and failed rows were put right since: they are asked, all others keep their answers. Raises `ConfigError`."""
+    defaults = replace(request.defaults, job=facts["job"])
+    rows = corrected_rows(request.input, measured.size, defaults, folder.index, database)
+    now = {"size": measured.size, "digest": measured.digest, "mtime_ns": request.input.stat().st_mtime_ns}
+    with database.transaction():
+        database.put("job", {**facts, **now})
+        database.put("corrected", rows)
+        database.put("rewriting", True)
+        database.put("rebuilding", True)
+        database.put("finished", None)
+    folder.drop(folder.rewrite)
+    return _opened(request, folder, database, {**facts, **now}, resumed=True, rebuild=True)
 
 
 def _forget(folder: StateFolder, database: JobDatabase) -> None:
@@ -260,11 +286,12 @@ def _job_of(answers: Path) -> str:
         return ""
 
 
-def _check_unchanged(request: JobRequest, facts: dict[str, Any], measured: Measured) -> None:
+def _check_unchanged(request: JobRequest, facts: dict[str, Any], measured: Measured | None) -> None:
+    """`measured`: None where the rows may have been corrected."""
     over = _START_OVER.format(state=StateFolder(request.output).path.name, answers=request.output.name)
     if facts["version"] != STATE_VERSION:
         raise ConfigError(f"the job was begun by another version of this program: finish it with that one, or {over}")
-    if (measured.size, measured.digest) != (facts["size"], facts["digest"]):
+    if measured is not None and _differs(facts, measured):
         raise ConfigError(
             f"{request.input.name} changed since the job {facts['job']!r} began ({facts['rows']:,} rows then, {measured.rows:,} now): "
             f"its answers would not fit its rows: restore the file to go on, or {over}"

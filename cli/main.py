@@ -87,7 +87,10 @@ def submit(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="A new answer for every row.")] = False,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start the engine on this machine where none runs.")] = True,
 ) -> None:
-    """Write requests to the topic and return once Kafka has them; prints the job's name, for `collect`."""
+    """Write requests to the topic and return once Kafka has them; prints the job's name, for `collect`.
+
+    A job may be submitted in parts; each custom_id (default: row-<number>) stands for one request in all of them.
+    """
     from datetime import UTC, datetime
 
     from ..schemas.record import Lane

@@ -44,6 +44,12 @@ class PaidBefore:
         self._rows.clear()
         self._most.clear()
 
+    def forget(self, row: int) -> None:
+        """Within a transaction: what the row took is nobody's but the job's from now on."""
+        self.database.forget_spent_of(row)
+        self.total -= self._rows.pop(row, NOTHING)
+        self._most.pop(row, None)
+
     def put(self, row: int, spent: Spent) -> None:
         """Durable on return, or with the transaction that it is part of."""
         self.database.put_spent(row, spent)
@@ -80,6 +86,14 @@ def paid_in_vain(took: Spent) -> BadRow:
         "exceed --max-cost; run again with a higher one"
     )
     return BadRow("", "over_budget", reason)
+
+
+def dearer_than_left(cap: int | None) -> BadRow:
+    """Of a row that no call was made for. `cap`: of the cheapest model that may still answer it; None where it is not known."""
+    most = f"a call of the cheapest model that may answer it can cost up to ${usd(cap)}, more than" if cap else "its most would exceed what"
+    return BadRow(
+        "", "over_budget", f"the row was not sent: {most} is left of --max-cost; give it max_tokens, or run again with a higher one"
+    )
 
 
 def dearer_than_known(line: bytes, cap: int, took: Spent) -> bytes:

@@ -37,7 +37,7 @@ def report_command(
         print_report(report, console_of_output())
         return
     try:
-        write_atomically(html.absolute(), render(report, made_at=datetime.now(UTC)))
+        write_atomically(html.absolute(), render(report, made_at=datetime.now(UTC)), private=False)
     except OSError as error:
         typer.echo(f"The report could not be written to {html}: {error}. Nothing was changed; choose another file.", err=True)
         raise typer.Exit(1) from error

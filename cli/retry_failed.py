@@ -62,6 +62,7 @@ def reask_failed(job: Job) -> int:
     files, defaults, marked = job.files, job.defaults, 0
     rows = _rows(files)
     cursor_row, _ = files.load_cursor()
+    corrected = frozenset(files.database.get("corrected") or ())
     for number, entry in files.index.scan(0, cursor_row):
         line = next(rows)
         if entry.kind is not Kind.FAILED or line.oversized:
@@ -73,14 +74,18 @@ def reask_failed(job: Job) -> int:
         with files.database.transaction():
             first, first_content = files.database.claim(id_digest(parsed.custom_id), number, content)
         if first == number:
-            # What the failed tries took stays in the sums; the next response tells it once more.
-            job.set_aside(number, read_outcome(files.journal.read(entry)).spent)
+            if number in corrected:
+                job.asks_anew(number)
+            else:
+                # What the failed tries took stays in the sums; the next response tells it once more.
+                job.set_aside(number, read_outcome(files.journal.read(entry)).spent)
             files.index.put(number, Entry(Kind.HELD, line.offset, line.length))
             marked += 1
         elif first_content == content:
             files.index.put(number, Entry(Kind.SAME_AS, first))
     with files.database.transaction():
         files.database.put("rebuilding", False)
+        files.database.put("corrected", [])
     return marked
 
 

@@ -19,7 +19,7 @@ from . import retry_failed
 from .accounts import JobSummary
 from .asking import FIRST_WAIT_S, Patience
 from .budget import Budget
-from .job import Ask, CapOf, Job
+from .job import Ask, CapsOf, Job
 from .job_files import Finished, JobFiles, JobRequest, Opened, open_job
 from .outcome import Totals
 from .progress import Progress, Snapshot
@@ -70,6 +70,10 @@ class RunResult:
     """Rows that repeat an earlier row and share its line; part of answered and failed."""
     unsent: int = 0
     """Rows that are errors in the file and not final: a run with a higher --max-cost asks them."""
+    least_needed_pico: int | None = None
+    """The smallest amount that one of these rows needs to be free; None where it is not known."""
+    to_be_corrected: int = 0
+    """Of the failed rows: those that would fail again as they are."""
     interrupted: bool = False
     already: bool = False
     """An earlier run had finished; nothing was done."""
@@ -87,19 +91,31 @@ Connect = Callable[[], str]
 """Makes sure that an engine runs; returns its brokers."""
 
 
-def run_job(options: RunOptions, connect: Connect, topics: Topics, progress: Progress, cap_of: Callable[[], CapOf]) -> RunResult:
+def _nobody_to_look_after() -> None:
+    """Of an engine that this run did not start."""
+
+
+def run_job(
+    options: RunOptions,
+    connect: Connect,
+    topics: Topics,
+    progress: Progress,
+    caps_of: Callable[[], CapsOf],
+    look_after: Callable[[], None] = _nobody_to_look_after,
+) -> RunResult:
     """Answers every row, or stops in a state that the same command goes on from.
 
-    Raises `ConfigError` (nothing was done), `DiskFull`, `Unavailable`: the same command goes on.
+    `look_after`: called every second while it waits for answers. Raises `ConfigError` (nothing was done), `DiskFull`, `Unavailable`: the
+    same command goes on.
     """
     opened = open_job(options.request)
     if opened.files is None:
         return _already(opened)
     try:
         brokers = connect()
-        job = _job(options, opened, opened.files, cap_of)
+        job = _job(options, opened, opened.files, caps_of)
         with _Wire(brokers, topics, job, options) as wire:
-            return _Run(options, opened, job, wire, progress).run()
+            return _Run(options, opened, job, wire, progress, look_after).run()
     finally:
         opened.files.close()
 
@@ -112,17 +128,17 @@ def _already(opened: Opened) -> RunResult:
     return RunResult(done.job, summary, already=True)
 
 
-def _job(options: RunOptions, opened: Opened, files: JobFiles, cap_of: Callable[[], CapOf]) -> Job:
+def _job(options: RunOptions, opened: Opened, files: JobFiles, caps_of: Callable[[], CapsOf]) -> Job:
     if opened.rebuild:
         known = files.database.get("checkpoint")
         retry_failed.rebuild(files, opened.defaults, options.output, Totals.from_dict(known["totals"]) if known else None)
     budget = Budget(options.max_cost_pico)
-    cap = cap_of() if options.max_cost_pico is not None else _no_cap
-    return Job(files, options.tenant, opened.total, opened.defaults, budget, cap)
+    caps = caps_of() if options.max_cost_pico is not None else _no_cap
+    return Job(files, options.tenant, opened.total, opened.defaults, budget, caps)
 
 
-def _no_cap(_row: Row) -> int:
-    return 0
+def _no_cap(_row: Row) -> tuple[int, ...]:
+    return (0,)
 
 
 @dataclass(slots=True)
@@ -207,6 +223,7 @@ class _Run:
     job: Job
     wire: _Wire
     progress: Progress
+    look_after: Callable[[], None]
     patience: Patience = field(init=False)
     began: float = field(default_factory=time.monotonic)
     seconds_before: float = 0.0
@@ -296,6 +313,7 @@ class _Run:
 
     def _every_second(self, now: float) -> None:
         job = self.job
+        self.look_after()
         self.patience.observe(now, job.counts.final)
         job.cancelled = job.cancelled or self.wire.was_cancelled()
         self.wire.send(job.due(now, lambda times: self.patience.wait(times, len(job.outstanding))))
@@ -381,6 +399,8 @@ class _Run:
             summary,
             merged=job.counts.merged,
             unsent=unsent,
+            to_be_corrected=job.to_be_corrected() if failed else 0,
+            least_needed_pico=job.least_needed() if unsent else None,
             interrupted=interrupted,
             cancelled=job.cancelled,
             in_flight=len(job.outstanding),

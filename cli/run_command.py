@@ -9,8 +9,10 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from ..connectors.state_file import write_atomically
-from ..pipeline.errors import ConfigError
+from ..agents.embedders import embedder_of, not_installed
+from ..agents.routing import route_with
+from ..connectors.state_file import refused, write_atomically
+from ..pipeline.errors import ConfigError, Rejected
 from ..schemas.record import PICO_PER_USD, Lane
 from .accounts import JobSummary
 from .batches_shown import WithBatches, workers_of
@@ -18,7 +20,8 @@ from .caps import caps
 from .display import console_of_output, dollars
 from .engine import Engine, engine
 from .estimate import OUTPUT_TOKENS, Embed, Estimate, Estimator
-from .job import CapOf
+from .job import CapsOf
+from .keeper import Keeper
 from .progress import Progress, money, progress_for
 from .rows import RowDefaults
 from .run import RunOptions, RunResult, run_job
@@ -81,17 +84,47 @@ def run(arguments: RunArguments) -> int:
     """The exit code."""
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
+    _check_model(found, options)
+    _check_report(arguments.json_report)
     progress = progress_for(quiet=arguments.quiet)
     if options.deadline is not None:
         progress = WithBatches(progress, workers_of(found.folder)).start()
     try:
-        result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found))
+        keeper = Keeper(found.stack_options, progress.note) if arguments.start else None
+        look = [keeper.look] if keeper else []
+        result = run_job(options, _connect(found, arguments, progress), found.settings.topics, progress, lambda: _caps(found), *look)
     finally:
         progress.close()
-    if arguments.json_report is not None:
-        write_atomically(arguments.json_report.absolute(), result.summary.as_json().decode() + "\n")
     _tell(result, options, quiet=arguments.quiet)
+    if arguments.json_report is not None:
+        _write_report(arguments.json_report, result)
     return result.exit_code
+
+
+def _check_model(found: Engine, options: RunOptions) -> None:
+    """An engine elsewhere may know other models."""
+    if options.model is None or found.settings.kafka_brokers is not None:
+        return
+    try:
+        found.catalogue().resolve(options.model)
+    except Rejected as error:
+        raise ConfigError(f"--model: {error}; nothing was sent") from None
+
+
+def _check_report(path: Path | None) -> None:
+    why = None if path is None else refused(path.absolute())
+    if why is not None:
+        raise ConfigError(f"--json-report {path} can't be written: {why}; choose another file. Nothing was sent")
+
+
+def _write_report(path: Path, result: RunResult) -> None:
+    try:
+        write_atomically(path.absolute(), result.summary.as_json().decode() + "\n", private=False)
+    except OSError as error:
+        raise ConfigError(
+            f"--json-report {path} could not be written: {error.strerror or error}. What the run did is told above; the same "
+            "command with another file writes the report, and asks nothing again"
+        ) from error
 
 
 def _connect(found: Engine, arguments: RunArguments, progress: Progress) -> "_Connect":
@@ -106,6 +139,9 @@ class _Connect:
     quiet: bool
 
     def __call__(self) -> str:
+        off = not_installed(self.found.settings) if self.start and self.found.settings.workers else None
+        if off is not None:
+            self.progress.note(f"the semantic tier is off: {off}")
         if not self.start:
             return self.found.running()
         return self.found.start(_silent if self.quiet else self.progress.note)
@@ -115,7 +151,7 @@ def _silent(_line: str) -> None:
     """Nobody wants to hear it."""
 
 
-def _caps(found: Engine) -> CapOf:
+def _caps(found: Engine) -> CapsOf:
     return caps(found.catalogue(), datetime.now(UTC).date())
 
 
@@ -142,15 +178,32 @@ def closing_lines(result: RunResult, options: RunOptions) -> list[str]:
     if result.unsent and result.cancelled:
         lines.append(f"The job was cancelled: {_rows(result.unsent)} not sent. Run the same command again to go on.")
     elif result.unsent:
-        lines.append(
-            f"Stopped at --max-cost: {_rows(result.unsent)} left unanswered, since the most that another call can cost does not fit. "
-            "Run the same command with a higher --max-cost to go on."
-        )
+        lines.append(_stopped_at_max_cost(result))
     if failed:
         lines.append(
-            f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. To ask them again: --retry-failed"
+            f"{failed:,} row{'' if failed == 1 else 's'} failed; the reasons stand in {options.output}. {_what_to_do(result, failed)}"
         )
     return lines
+
+
+def _what_to_do(result: RunResult, failed: int) -> str:
+    correct = "and run the same command again: the answers that are there are kept"
+    if result.to_be_corrected == failed:
+        return f"Correct {'it' if failed == 1 else 'them'} in the requests file {correct}."
+    again = "To ask them again: --retry-failed"
+    if result.to_be_corrected:
+        return f"{again}; {result.to_be_corrected:,} of them would fail again: correct those in the requests file {correct}."
+    return again
+
+
+def _stopped_at_max_cost(result: RunResult) -> str:
+    needed = result.least_needed_pico
+    amount = "" if needed is None else f": the cheapest needs {money(needed)} to be left, as an answer of the most tokens costs"
+    return (
+        f"Stopped at --max-cost: {_rows(result.unsent)} left unanswered, since the most that another call can cost does not fit{amount}. "
+        "Run the same command with a higher --max-cost to go on. Rows with max_tokens, or a cheaper --model, need less: those are another "
+        "job, with another -o."
+    )
 
 
 def _rows(count: int) -> str:
@@ -181,7 +234,9 @@ def summary_table(result: RunResult) -> Table:
     return table
 
 
-LEARNS = "who may share is learned as answers come (CACHE_POLICY): none is counted on"
+LEARNS = "who may share is learned as answers come (CACHE_POLICY): no rate is known before; expected and high count on none"
+ASSUMED_NEAR = 0.5
+"""Of the distinct prompts, for the low cost: more than the learned policy shares on the streams that it is measured on."""
 
 
 def share(amount: Decimal, summary: JobSummary) -> str:
@@ -198,9 +253,12 @@ def estimate(arguments: RunArguments) -> int:
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     defaults = RowDefaults("estimate", options.model, options.priority, options.deadline, options.use_cache)
-    embed, why_not = _embed(found) if found.settings.caching.policy == "static" else (None, LEARNS)
-    threshold = found.settings.caching.similarity_threshold
-    estimator = Estimator(found.catalogue(), datetime.now(UTC).date(), options.tenant, defaults, threshold, embed)
+    settings, catalogue = found.settings, found.catalogue()
+    embed, why_not = _embed(found) if settings.caching.policy == "static" else (None, _off(found) or LEARNS)
+    threshold = settings.caching.similarity_threshold
+    assumed = ASSUMED_NEAR if why_not == LEARNS else 0.0
+    decide = route_with(settings, catalogue)
+    estimator = Estimator(catalogue, datetime.now(UTC).date(), options.tenant, defaults, threshold, decide, embed, assumed)
     console = console_of_output()
     console.print(estimate_table(estimator.estimate(options.input), threshold, why_not))
     console.print(
@@ -211,12 +269,23 @@ def estimate(arguments: RunArguments) -> int:
     return 0
 
 
-def _embed(found: Engine) -> tuple[Embed | None, str]:
-    from ..agents.embedders import embedder_of
+def _off(found: Engine) -> str | None:
+    """Why the semantic tier is off; None where it is on."""
+    return not_installed(found.settings) if found.settings.caching.semantic_enabled else "CACHE_SEMANTIC_ENABLED is false"
 
+
+def _embed(found: Engine) -> tuple[Embed | None, str]:
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars are not for our users
     embedder = embedder_of(found.settings)
     return (embedder.embedder.embed if embedder.embedder is not None else None), embedder.reason
+
+
+def _routes(e: Estimate) -> str:
+    if not e.routes:
+        return ""
+    whole = sum(e.routes.values())
+    most_first = sorted(e.routes.items(), key=lambda pair: -pair[1])
+    return ", `auto` as routed: " + ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in most_first)
 
 
 def estimate_table(e: Estimate, threshold: float, why_not: str) -> Table:
@@ -234,8 +303,10 @@ def estimate_table(e: Estimate, threshold: float, why_not: str) -> Table:
         table.add_row("near repeats", f"{100 * e.semantic_rate:.1f} %", near)
     table.add_row("input tokens", f"{e.input_tokens:,}", "")
     table.add_section()
-    table.add_row("cost, low", money(e.cost[0]), "short answers, near repeats shared, `auto` on the cheapest model")
-    table.add_row("cost, expected", money(e.cost[1]), "middling answers, near repeats shared, `auto` on the standard tier")
+    measured = ", near repeats shared" if e.semantic_rate is not None else ""
+    assumed = f", {100 * e.low_near:.0f} % near repeats" if not measured and e.low_near else measured
+    table.add_row("cost, low", money(e.cost[0]), f"short answers{assumed}, `auto` on the cheapest model")
+    table.add_row("cost, expected", money(e.cost[1]), f"middling answers{measured}{_routes(e)}")
     table.add_row("cost, high", money(e.cost[2]), "long answers, only exact repeats shared, `auto` on the premium model")
     table.add_row("without this engine", money(e.without_engine), "middling answers, every row paid")
     return table

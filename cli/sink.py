@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ..agents.settings import Settings, load_settings
+from ..agents.settings import Settings
 from ..agents.sink_worker import SinkOptions, run_sink
 from ..connectors.data_folder import DataFolder
 from ..connectors.process import end_within
 from ..pipeline.errors import ConfigError, EngineError
 from .children import SINK
+from .command_settings import load_settings
 
 EXIT_S = 20.0
 """For the interpreter to end once the sink has."""

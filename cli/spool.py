@@ -15,6 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from ..pipeline.errors import EngineError
+from .budget import MICRO
 
 _ENTRY = struct.Struct("<QII")
 _KIND_SHIFT = 56
@@ -73,12 +74,27 @@ class Kind(IntEnum):
     """Not sent, since its cap does not fit the budget; as ASKED."""
 
 
+_NO_LINE = frozenset({Kind.ASKED, Kind.HELD})
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     kind: Kind
     offset: int = 0
     length: int = 0
     crc: int = 0
+    """Of the line in the journal; of ASKED and HELD rows a cap in millionths of a dollar: the one told to the engine, the least that is
+    needed. 0 where it is not known."""
+
+    @classmethod
+    def with_cap(cls, kind: Kind, offset: int, length: int, cap_pico: int) -> "Entry":
+        """Of an ASKED or HELD row; caps beyond the room for them are not known then."""
+        micros = -(-cap_pico // MICRO)
+        return cls(kind, offset, length, micros if micros < 1 << 32 else 0)
+
+    @property
+    def cap_pico(self) -> int:
+        return self.crc * MICRO if self.kind in _NO_LINE else 0
 
 
 _KINDS = tuple(Kind)

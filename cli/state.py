@@ -68,15 +68,31 @@ class JobDatabase:
 
     def claim(self, digest: bytes, row: int, content: bytes) -> tuple[int, bytes]:
         """Remembers who has this custom_id; (row, content) of the first who had it, perhaps the caller."""
-        taken = self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (digest, row, content))
-        if taken.rowcount:
-            return row, content
-        first = self._db.execute("SELECT row, content FROM ids WHERE digest = ?", (digest,)).fetchone()
+        with _database_errors():
+            taken = self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", (digest, row, content))
+            if taken.rowcount:
+                return row, content
+            first = self._db.execute("SELECT row, content FROM ids WHERE digest = ?", (digest,)).fetchone()
         return int(first[0]), bytes(first[1])
 
     def reclaim(self, digest: bytes, row: int, content: bytes) -> None:
         """Another row takes the place of the first."""
-        self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
+        with _database_errors():
+            self._db.execute("UPDATE ids SET row = ?, content = ? WHERE digest = ?", (row, content, digest))
+
+    def release(self, digest: bytes) -> None:
+        """Its row was not sent after all."""
+        with _database_errors():
+            self._db.execute("DELETE FROM ids WHERE digest = ?", (digest,))
+
+    def claimed(self) -> int:
+        """How many custom_ids are held."""
+        return int(self._db.execute("SELECT count(*) FROM ids").fetchone()[0])
+
+    def content(self, digest: bytes) -> bytes | None:
+        """What the first row with this custom_id asked for."""
+        found = self._db.execute("SELECT content FROM ids WHERE digest = ?", (digest,)).fetchone()
+        return None if found is None else bytes(found[0])
 
     def holder(self, digest: bytes) -> int | None:
         """The row that has this custom_id."""
@@ -111,6 +127,10 @@ class JobDatabase:
         with _database_errors():
             found = self._db.execute("SELECT row, most, calls, cost, ambiguous FROM spent")
             return {row: (Spent(*values), most) for row, most, *values in found}
+
+    def forget_spent_of(self, row: int) -> None:
+        with _database_errors():
+            self._db.execute("DELETE FROM spent WHERE row = ?", (row,))
 
     def forget_spent(self) -> None:
         with _database_errors():

@@ -1,10 +1,10 @@
 """`submit`: produces a file, or standard input, to the requests topic; returns when Kafka has acknowledged every request."""
 
-import tempfile
+import secrets
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,12 +70,13 @@ def submit_job(options: SubmitOptions, brokers: str, topics: Topics, submissions
         requests.partitions()
         offsets, cluster = responses.end_offsets(), responses.cluster_id()
         known = submissions.load(options.tenant, defaults.job)
-        if known is not None and known.cluster == cluster:
+        goes_on = known is not None and known.cluster == cluster
+        if known is not None and goes_on:
             offsets = {int(p): o for p, o in known.offsets.items()}  # answers of the first time count
         with _opened(options.source, stdin) as file:
-            result = _send_all(_Sender(options.tenant, defaults, producer, topics, tell), file, submissions)
+            result, all_sent = _send_all(_Sender(options.tenant, defaults, producer, topics, tell), file, submissions, goes_on=goes_on)
         producer.flush(FLUSH_S)
-        kept = Submission(options.tenant, defaults.job, result.sent, cluster, {str(p): o for p, o in offsets.items()})
+        kept = Submission(options.tenant, defaults.job, all_sent, cluster, {str(p): o for p, o in offsets.items()})
         submissions.save(kept)
     finally:
         producer.close()
@@ -84,20 +85,25 @@ def submit_job(options: SubmitOptions, brokers: str, topics: Topics, submissions
     return result
 
 
-def _send_all(sender: "_Sender", file: BinaryIO, submissions: Submissions) -> SubmitResult:
+def _send_all(sender: "_Sender", file: BinaryIO, submissions: Submissions, *, goes_on: bool) -> tuple[SubmitResult, int]:
+    """And how many requests of the job were sent in all. `goes_on`: requests of an earlier submission are part of it."""
     errors = submissions.errors_file(sender.tenant, sender.defaults.job)
     errors.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="inference-engine-") as scratch, disk_errors("the list of rows that were not sent"):
-        database = JobDatabase(Path(scratch) / "ids.db")
+    with disk_errors("the list of rows that were not sent"):
+        database = JobDatabase(submissions.ids_file(sender.tenant, sender.defaults.job))
         try:
-            with database.transaction(), errors.open("wb") as kept:
+            if not goes_on:
+                database.clear()
+            # No transaction around them all: standard input may go on for hours, and another submission of the job beside it.
+            with errors.open("wb") as kept:
                 for line in read_lines(file):
                     bad = sender.send(line, database)
                     if bad is not None:
                         kept.write(local_error_line(sender.tenant, sender.defaults.job, bad) + b"\n")
+            all_sent = database.claimed()
         finally:
             database.close()
-    return SubmitResult(sender.defaults.job, sender.sent, sender.repeated, sender.bad)
+    return SubmitResult(sender.defaults.job, sender.sent, sender.repeated, sender.bad), all_sent
 
 
 @dataclass(slots=True)
@@ -107,6 +113,8 @@ class _Sender:
     producer: BulkProducer
     topics: Topics
     tell: Tell
+    base: int = field(default_factory=lambda: secrets.randbits(30) << 32)
+    """Tells the rows of this submission from those of others of the job."""
     sent: int = 0
     repeated: int = 0
     bad: int = 0
@@ -123,19 +131,23 @@ class _Sender:
         return None
 
     def _send_row(self, row: int, parsed: Row, database: JobDatabase) -> Row | BadRow:
-        content = parsed.content_digest()
-        first, first_content = database.claim(id_digest(parsed.custom_id), row, content)
-        if first != row:
-            if first_content != content:
-                reason = f"row {first + 1} has this custom_id with another body; the row was not sent"
-                return BadRow(parsed.custom_id, "duplicate_custom_id", reason)
+        content, digest, mine = parsed.content_digest(), id_digest(parsed.custom_id), self.base + row
+        first, first_content = database.claim(digest, mine, content)
+        ours = 0 <= first - self.base < 1 << 32
+        if first_content != content:
+            who = f"row {first - self.base + 1}" if ours else "an earlier submission of this job"
+            return BadRow(parsed.custom_id, "duplicate_custom_id", f"{who} has this custom_id with another body; the row was not sent")
+        if ours and first != mine:
             self.repeated += 1
             return parsed
+        if not ours:
+            database.reclaim(digest, mine, content)  # sent once more, since nobody knows whether it was
         key = request_key(self.tenant, self.defaults.job, parsed.custom_id)
         try:
             topic = self.topics.bulk_requests if parsed.bulk else self.topics.requests
             self.producer.produce(topic, key, parsed.value, headers=(("tenant", self.tenant.encode()),))
         except Rejected as error:
+            database.release(digest)
             return BadRow(parsed.custom_id, error.code, f"{error}; the row was not sent")
         self.producer.poll(0)
         self.sent += 1

@@ -15,7 +15,7 @@ class Submission:
     tenant: str
     job: str
     requests: int
-    """Distinct custom_ids that Kafka acknowledged."""
+    """Distinct custom_ids that Kafka acknowledged, of all submissions of the job from this machine."""
     cluster: str
     offsets: dict[str, int]
     """Of the responses topic, before the first request was sent."""
@@ -35,6 +35,10 @@ class Submissions:
     def errors_file(self, tenant: str, job: str) -> Path:
         """Error lines of rows that were not sent, as they go into the answers."""
         return self._file(tenant, job, ".errors.jsonl")
+
+    def ids_file(self, tenant: str, job: str) -> Path:
+        """What was sent under which custom_id, for later submissions of the same job."""
+        return self._file(tenant, job, ".ids.db")
 
     def save(self, submission: Submission) -> None:
         write_atomically(self._file(submission.tenant, submission.job, ".json"), orjson.dumps(asdict(submission)).decode())

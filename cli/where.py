@@ -1,9 +1,9 @@
 """Where this machine keeps the costs, by its settings."""
 
-from ..agents.settings import load_settings
 from ..connectors.costs_access import CostsLocation
 from ..connectors.data_folder import DataFolder
 from .children import SINK
+from .command_settings import load_settings
 
 
 def costs_location() -> CostsLocation:

@@ -48,8 +48,12 @@ def created_at(pid: int) -> float | None:
 
 def same_process(process: psutil.Process, pid: int, created: float) -> bool:
     """Whether a recorded pid and start time mean this process, and not an earlier holder of its pid."""
-    now = created_at(process.pid)
-    return process.pid == pid and now is not None and abs(now - created) <= _CLOCK_SLACK_S
+    return process.pid == pid and same_start(created_at(process.pid), created)
+
+
+def same_start(now: float | None, created: float) -> bool:
+    """Whether `created_at` tells of the process that was recorded with this start time."""
+    return now is not None and abs(now - created) <= _CLOCK_SLACK_S
 
 
 def ours(belongs: Callable[[list[str]], bool]) -> list[psutil.Process]:

@@ -40,11 +40,35 @@ def remove_state(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside, flush to disk, rename: a crash leaves the old file or the new one."""
+def refused(path: Path) -> str | None:
+    """Why a file can't be written there, found before there is anything to write; None where it can. Makes the folder."""
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _umask() -> int:
+    """It can only be read by setting it: for threads that make files at this moment it is the strictest."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_atomically(path: Path, content: str | bytes, *, private: bool = True) -> None:
+    """Write beside, flush to disk, rename: a crash leaves the old file or the new one.
+
+    `private`: for this user alone, else for whom the umask allows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        if not private:
+            os.fchmod(handle, 0o666 & ~_umask())
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()

@@ -13,6 +13,7 @@ import orjson
 import pytest
 
 from ..e2e.provider import Provider
+from ..e2e.waiting import until
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 COMMAND = [sys.executable, "-m", "inference_engine.cli.main"]
@@ -105,6 +106,27 @@ def test_killed_and_started_again_it_pays_nothing_twice(cli: Cli, environ: dict[
     assert [int(v) for v in orjson.loads(asked.stdout)[0].values()] == [1500, 1500]
 
 
+def test_a_worker_that_is_killed_under_a_run_is_started_again_and_every_row_is_answered(
+    cli: Cli, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text(prompts(400, 400).replace("question", "killed question"))
+    assert cli("up").returncode == 0
+    command = [*COMMAND, "run", "in.jsonl", "-o", "out.jsonl", "--window", "40", "--json-report", "report.json"]
+    process = subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    answers = tmp_path / "out.jsonl"
+    until(lambda: process.poll() is not None or (answers.exists() and answers.stat().st_size > 0), "the first answers", within_s=60)
+    worker = orjson.loads((Path(environ["INFERENCE_ENGINE_HOME"]) / "worker-0.json").read_bytes())["pid"]
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "worker-0 ended in the middle of the job (1 of 3" in said
+    assert [a["custom_id"] for a in lines(answers)] == [f"r{i}" for i in range(400)]
+    report = orjson.loads((tmp_path / "report.json").read_bytes())
+    again = report["provider_calls"] - 400
+    assert again >= 0
+    assert (again > 0) == (report["possibly_paid_usd"] > 0)
+
+
 def test_max_cost_holds_on_the_real_pipeline(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(prompts(100, 100).replace("question", "dear question"))
     first = cli("run", "in.jsonl", "-o", "out.jsonl", "--model", "sim-premium", "--max-cost", "0.05", "--json-report", "report.json")
@@ -117,6 +139,23 @@ def test_max_cost_holds_on_the_real_pipeline(cli: Cli, tmp_path: Path) -> None:
     second = cli("run", "in.jsonl", "-o", "out.jsonl", "--model", "sim-premium")
     assert second.returncode == 0, second.stderr
     assert [a["custom_id"] for a in lines(tmp_path / "out.jsonl")] == [f"r{i}" for i in range(100)]
+
+
+def test_max_cost_answers_rows_for_auto_without_max_tokens_and_says_what_is_needed_where_it_fits_none(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"custom_id": f"r{i}", "prompt": f"Where is parcel number {i}?"} for i in range(60)]
+    hard = "Analyze and compare two algorithms step by step, prove which one is better and implement it: ```def f(x): return x```"
+    rows[7]["prompt"] = hard  # for a dearer tier: it is asked again with more
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    low = cli("run", "in.jsonl", "-o", "out.jsonl", "--max-cost", "0.000001")
+    assert low.returncode == 1, low.stderr
+    assert "60 rows were left unanswered" in low.stderr
+    assert "the cheapest needs $" in low.stderr
+    done = cli("run", "in.jsonl", "-o", "out.jsonl", "--max-cost", "5.00", "--json-report", "report.json")
+    assert done.returncode == 0, done.stderr
+    used = [a["engine"]["model_used"] for a in lines(tmp_path / "out.jsonl")]
+    assert len(set(used)) == 2
+    assert used.count(used[7]) == 1
+    assert 0 < orjson.loads((tmp_path / "report.json").read_bytes())["cost_usd"] <= 5
 
 
 def test_submit_from_standard_input_then_collect(cli: Cli, tmp_path: Path) -> None:

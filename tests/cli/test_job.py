@@ -69,8 +69,8 @@ class Fuse:
 class World:
     """The user's folder, and everything that was ever asked of the engine."""
 
-    def __init__(self, folder: Path, ids: list[str], limit: int | None = None, cap: int = MILLI) -> None:
-        self.folder, self.ids, self.limit, self.cap = folder, ids, limit, cap
+    def __init__(self, folder: Path, ids: list[str], limit: int | None = None, caps: tuple[int, ...] = (MILLI,)) -> None:
+        self.folder, self.ids, self.limit, self.caps = folder, ids, limit, caps
         (folder / "in").write_bytes(prompts(ids))
         self.responses: list[tuple[bytes, bytes]] = []
         """The topic: read from the checkpoint on after a kill."""
@@ -82,7 +82,7 @@ class World:
         request = JobRequest(self.folder / "in", self.folder / "out", "t", RowDefaults("j"), **options)
         opened = open_job(request)
         assert opened.files is not None
-        job = Job(opened.files, "t", opened.total, opened.defaults, Budget(self.limit), lambda _row: self.cap)
+        job = Job(opened.files, "t", opened.total, opened.defaults, Budget(self.limit), lambda _row: self.caps)
         job.restore()
         self.read = self.committed
         if opened.reask:
@@ -199,7 +199,7 @@ def test_a_row_in_flight_at_a_kill_keeps_its_reservation(tmp_path: Path) -> None
 def test_a_row_dearer_than_all_that_is_left_does_not_hold_up_cheaper_ones(tmp_path: Path) -> None:
     world = World(tmp_path, list("abc"), limit=2 * MILLI)
     job = world.start()
-    job.cap_of = lambda row: 5 * MILLI if row.custom_id == "a" else MILLI
+    job.caps_of = lambda row: (5 * MILLI if row.custom_id == "a" else MILLI,)
     world.ask(job, 5)
     assert set(job.outstanding) == {"b", "c"}
     for custom_id in "bc":
@@ -210,12 +210,12 @@ def test_a_row_dearer_than_all_that_is_left_does_not_hold_up_cheaper_ones(tmp_pa
 
 
 def test_a_row_whose_most_is_not_known_is_an_error_and_is_not_sent(tmp_path: Path) -> None:
-    def unknown(_row: Row) -> int:
+    def unknown(_row: Row) -> tuple[int, ...]:
         raise Unpriced("no price is known")
 
     world = World(tmp_path, ["a"], limit=MILLI)
     job = world.start()
-    job.cap_of = unknown
+    job.caps_of = unknown
     world.ask(job, 5)
     assert job.finished
     job.write_answers()

@@ -173,7 +173,7 @@ def test_a_changed_input_is_refused_with_advice(kafka: str, topics: Topics, tmp_
     source = write(tmp_path / "in.jsonl", [row("a"), row("b")])
     with FakeEngine(kafka, topics, lambda _r, line: as_error(line, "rejected")):
         run(kafka, topics, source)
-    write(source, [row("a"), row("c")])
+    write(source, [row("a"), row("b"), row("c")])
     with pytest.raises(ConfigError, match=r"changed since the job .* began.*choose another -o"):
         run(kafka, topics, source)
 
@@ -220,6 +220,43 @@ def test_retry_failed_asks_only_the_failed_rows_and_keeps_the_order(kafka: str, 
     requests = BulkConsumer(kafka, topics.requests)
     assert sum(requests.end_offsets().values()) == 42
     requests.close()
+
+
+@pytest.mark.parametrize("said", [{}, {"retry_failed": True}])
+def test_corrected_rows_are_asked_and_all_others_keep_their_answers(
+    kafka: str, topics: Topics, tmp_path: Path, said: dict[str, bool]
+) -> None:
+    good = [row(f"r{i}") for i in range(10)]
+    source = write(tmp_path / "in.jsonl", [*good, b"bad", row("r20", "wrong")])
+
+    def moody(request: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+        wrong = request["body"]["messages"][0]["content"] == "wrong"
+        return as_error(line, "provider_rejected", cost="0.0005") if wrong else line
+
+    with FakeEngine(kafka, topics, moody):
+        first = run(kafka, topics, source)
+    assert (first.summary.failed, first.to_be_corrected) == (2, 1)
+    write(source, [*good, row("fixed"), row("r20", "right")])
+    with FakeEngine(kafka, topics, moody, goes_on=True) as engine:
+        second = run(kafka, topics, source, **said)
+    assert engine.asked == {"fixed": 1, "r20": 1}
+    assert [line["custom_id"] for line in read(tmp_path / "answers.jsonl") if not line["error"]] == [
+        *(f"r{i}" for i in range(10)),
+        "fixed",
+        "r20",
+    ]
+    assert (second.exit_code, str(second.summary.cost_usd)) == (0, "0.0125")
+
+
+def test_an_answered_row_that_was_changed_is_refused_also_where_others_were_corrected(kafka: str, topics: Topics, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [row("a"), b"bad"])
+    with FakeEngine(kafka, topics):
+        run(kafka, topics, source)
+        write(source, [row("a", "another one"), row("b")])
+        with pytest.raises(ConfigError, match=r"row 1 of in\.jsonl was answered and is another one now"):
+            run(kafka, topics, source)
+        write(source, [row("a"), b"bad"])
+        assert run(kafka, topics, source).already
 
 
 def test_max_cost_is_never_exceeded_and_a_higher_one_goes_on(kafka: str, topics: Topics, tmp_path: Path) -> None:

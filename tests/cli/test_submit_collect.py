@@ -56,6 +56,23 @@ def test_what_was_submitted_is_collected_once_each_bad_rows_too(kafka: str, topi
     assert sorted(line["custom_id"] for line in lines) == sorted([*(f"r{i}" for i in range(300)), "row-301", "r6"])
 
 
+def test_a_job_in_two_parts_has_each_custom_id_once_and_is_collected_whole(
+    kafka: str, topics: Topics, submit: Submit, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    assert submit([{"custom_id": f"a{i}", "prompt": "hi"} for i in range(8)], job="parts").sent == 8
+    second = submit(
+        [{"custom_id": "a3", "prompt": "other"}, *({"custom_id": f"b{i}", "prompt": "hi"} for i in range(4))], told, job="parts"
+    )
+    assert (second.sent, second.bad) == (4, 1)
+    assert "an earlier submission of this job has this custom_id with another body" in told[0]
+    again = submit([{"custom_id": "a3", "prompt": "hi"}, {"custom_id": "a3", "prompt": "hi"}], job="parts")
+    assert (again.sent, again.repeated, again.bad) == (1, 1, 0)
+    with FakeEngine(kafka, topics):
+        collected = collect_job(CollectOptions("local", "parts", tmp_path / "out", timeout_s=30), kafka, topics, Submissions(tmp_path))
+    assert (collected.answered, collected.missing) == (12, 0)
+
+
 def test_the_tenant_travels_in_the_header_and_the_job_in_the_record(kafka: str, topics: Topics, submit: Submit) -> None:
     submit([{"custom_id": "a", "prompt": "hi"}], job="mine")
     consumer = BulkConsumer(kafka, topics.requests)
