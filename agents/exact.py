@@ -39,6 +39,14 @@ class Keeper(Protocol):
 
     def touch(self, partition: int, key: bytes, now_ms: int) -> None: ...
 
+    def revalue(self, partition: int, key: bytes, saved_pico: int) -> None:
+        """What one hit saves, where it was not known at the insertion."""
+        ...
+
+    def remove(self, partition: int, key: bytes) -> None:
+        """It is gone already."""
+        ...
+
     def drop(self, partition: int) -> None: ...
 
 
@@ -113,12 +121,16 @@ class ExactStage:
         for partition in partitions:
             waiting: Waiting = {}
             self._waiting[partition] = waiting
-            gone: list[bytes] = []
+            kept: list[tuple[int, bytes, int, int]] = []
             for key, value in self._rows.scan(partition):
                 if key[:1] == exact.WAITER:
                     waiting.setdefault(exact.fingerprint_of(key), {})[key] = None
                 elif key[:1] == exact.ANSWER:
-                    gone += self._keeper.insert(partition, key, len(value), 0, now)
+                    made_ms, saved_pico = exact.worth_of(value)
+                    kept.append((made_ms, key, len(value), saved_pico))
+            gone: list[bytes] = []
+            for _, key, size, saved_pico in sorted(kept):  # the order of their hits is not known any more, that of their making is
+                gone += self._keeper.insert(partition, key, size, saved_pico, now)
             if gone:
                 await self._rows.write(partition, dict.fromkeys(gone))
 

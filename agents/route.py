@@ -61,6 +61,7 @@ class RouteStage:
             follow = Follow(fingerprint=source.fingerprint, scope=source.scope, kind="coalesced", similarity=similarity,
                             since_ms=group.leader.miss.since_ms)  # fmt: skip
             pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
+        group.leader.followed = len(group.followers)
 
     def _refuse(self, sends: Sends, group: Group, error: EngineError) -> None:
         """No model can take the request: every member hears why."""

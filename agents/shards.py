@@ -12,7 +12,7 @@ from ..connectors.tail import Tail
 from ..pipeline import vectors
 from ..pipeline.errors import Unavailable
 from ..pipeline.judge import HEAD
-from ..pipeline.ports import Neighbour, Point, VectorIndex, Vectors
+from ..pipeline.ports import Neighbour, Point, Vector, VectorIndex, Vectors
 from ..schemas import packets
 from ..schemas.answers import Told, VectorRecord
 from ..schemas.corrections import Correction
@@ -178,6 +178,7 @@ class Shards:
             return
         if self._is_known(shard, record.fingerprint):
             self._tell(partition, shard, record)
+            self._keeper.revalue(partition, bytes.fromhex(record.fingerprint), record.paid_pico)
             return
         try:
             vector = vectors.unpack(record.vector)
@@ -187,7 +188,7 @@ class Shards:
         point = Point(
             record.fingerprint, vector, record.tenant, record.scope, record.text, created_ms=record.created_ms, expires_ms=record.expires_ms
         )
-        self._add(partition, shard, point)
+        self._add(partition, shard, point, record.paid_pico)
         if self._is_known(shard, record.fingerprint):
             self._tell(partition, shard, record)
 
@@ -205,6 +206,10 @@ class Shards:
         for partition, shard in self._shards.items():
             if correction.fingerprint in shard.known:
                 self._forget(partition, shard, correction.fingerprint)
+
+    def hit(self, partition: int, fingerprint: str) -> None:
+        """Its answer was given to somebody who asked something near it."""
+        self._keeper.touch(partition, bytes.fromhex(fingerprint), self._now())
 
     def told(self, partition: int, fingerprint: str) -> Told | None:
         """What is kept of the answer of a point; None where there is none, or not yet."""
@@ -233,18 +238,10 @@ class Shards:
                 continue
             if pending.miss.since_ms is not None:
                 shard.called[request.fingerprint] = pending.miss.since_ms
-            if self._is_known(shard, request.fingerprint):
-                continue
-            point = Point(
-                request.fingerprint,
-                pending.vector,
-                request.identity.tenant,
-                request.scope,
-                pending.text or "",
-                created_ms=now,
-                expires_ms=now + 1000 * request.cache_ttl_s,
-            )
-            self._add(pending.partition, shard, point)
+            if not self._is_known(shard, request.fingerprint):
+                self._add(pending.partition, shard, _point_of(pending, pending.vector, now))
+            for _ in range(pending.followed):
+                self.hit(pending.partition, request.fingerprint)
 
     def _is_known(self, shard: _Shard, fingerprint: str) -> bool:
         """A point that expired is no use to anyone: the next one of its prompt takes its place."""
@@ -255,13 +252,14 @@ class Shards:
         shard = self._shards.get(partition)
         return None if shard is None else shard.called.get(fingerprint)
 
-    def _add(self, partition: int, shard: _Shard, point: Point) -> None:
+    def _add(self, partition: int, shard: _Shard, point: Point, saved_pico: int = 0) -> None:
+        """`saved_pico`: what a hit saves, as far as that is known by now."""
         if len(shard.add) >= KEEP:
             return
         shard.known[point.id] = point.expires_ms
         shard.add.append(point)
         size = point.vector.nbytes + len(point.text) + 256 + HEAD
-        for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, 0, self._now()):
+        for key in self._keeper.insert(partition, bytes.fromhex(point.id), size, saved_pico, self._now()):
             self._forget(partition, shard, key.hex())
         if len(shard.add) >= FLUSH_AT and not self._resting:
             task = asyncio.ensure_future(self._flush(partition, shard))
@@ -292,6 +290,19 @@ class Shards:
         await self._tail.stop()
         await self.revoked([*self._shards, *self._opening])
         self._pool.shutdown(wait=True)
+
+
+def _point_of(pending: Pending, vector: Vector, now_ms: int) -> Point:
+    request = pending.miss.request
+    return Point(
+        request.fingerprint,
+        vector,
+        request.identity.tenant,
+        request.scope,
+        pending.text or "",
+        created_ms=now_ms,
+        expires_ms=now_ms + 1000 * request.cache_ttl_s,
+    )
 
 
 def _write(index: VectorIndex, add: Sequence[Point], drop: Sequence[str]) -> None:

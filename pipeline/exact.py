@@ -7,6 +7,8 @@ Three kinds of row share the table of a partition; the first byte of a key says 
 import hashlib
 from dataclasses import dataclass
 
+import orjson
+
 from ..schemas.answers import AnswerRecord, Source
 from ..schemas.exact import Flight, WaiterRow
 from ..schemas.record import Lane
@@ -33,6 +35,15 @@ def waiter_key(fingerprint: str, identity: Identity) -> bytes:
 def fingerprint_of(key: bytes) -> str:
     """The fingerprint of any row's key."""
     return key[1:33].hex()
+
+
+def worth_of(row: bytes) -> tuple[int, int]:
+    """When a stored answer was made, UTC epoch ms, and what a hit of it saves, in 10^-12 USD.
+
+    Without making a record of it: a partition may hold tens of thousands, and waits for this at its assignment.
+    """
+    value = orjson.loads(row)
+    return value["created_ms"], (value.get("answer") or {}).get("paid_pico", 0)
 
 
 @dataclass(frozen=True, slots=True)

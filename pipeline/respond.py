@@ -302,6 +302,7 @@ def _vector(record: Completion) -> VectorRecord | None:
         text=text,
         vector=record.embedding,
         answer=told(record.answer),
+        paid_pico=record.answer.paid_pico,
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )

@@ -15,7 +15,7 @@ from inference_engine.agents.call import CallStage
 from inference_engine.agents.call_agent import CallAgent
 from inference_engine.agents.coalesce import CoalesceSettings, CoalesceStage
 from inference_engine.agents.embed import EmbedQueue, EmbedStage
-from inference_engine.agents.exact import ExactStage
+from inference_engine.agents.exact import ExactStage, Keeper
 from inference_engine.agents.ingest import IngestStage
 from inference_engine.agents.ledger import LedgerSettings, LedgerStage
 from inference_engine.agents.limits import Limits
@@ -97,6 +97,7 @@ class Flow:
         self.topic = MemoryLedgerTopic()
         self.models = catalogue()
         self.semantic = semantic
+        self.vector_keeper: Keeper = KeepAll()
         self.done: dict[str, int] = {}
         self.dead: list[str] = []
 
@@ -133,7 +134,7 @@ class Flow:
             revoked=self.corrections.revoked,
         )
         await self.exact.assigned([0])
-        self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), KeepAll(), self.clock)  # type: ignore[arg-type]
+        self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), self.vector_keeper, self.clock)  # type: ignore[arg-type]
         self.shards.made_before = self.corrections.made_before
         self.corrections.listeners.append(self.shards.corrected)
         await self.shards.assigned([0])
