@@ -124,7 +124,7 @@ def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learn
     """Who may share an answer, and how often that may be wrong. Raises `ConfigError` where the judge can't be asked."""
     caching = settings.caching
     if caching.policy == "static":
-        return StaticPolicy(threshold=caching.similarity_threshold)
+        return StaticPolicy(threshold=caching.similarity_threshold, min_access_count=caching.min_access_count)
 
     def promised(tenant: str, feature: str) -> Promised:
         bound = caching.error_bound_tenants.get(tenant, caching.error_bound)

@@ -98,8 +98,10 @@ class ExactStage:
         cancelled: Callable[[Request], bool],
         oldest_call_ms: Callable[[int], int | None] = lambda _: None,
         revoked: Callable[[AnswerRecord], bool] = lambda _: False,
+        tell_served: bool = False,
     ) -> None:
-        """`revoked`: answers that were reported wrong, which nobody is given who asks later.
+        """`revoked`: answers that were reported wrong, which nobody is given who asks later. `tell_served`: whether the semantic tier
+        hears of each answer that is given from a cache.
 
         `oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
         hours a flight whose call has not had its turn is not lost."""
@@ -113,6 +115,7 @@ class ExactStage:
         self._cancelled = cancelled
         self._oldest_call_ms = oldest_call_ms
         self._revoked = revoked
+        self._tell_served = tell_served
         self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
@@ -341,6 +344,8 @@ class _Batch:
         self._sends.response(waiter.identity, line)
         if cost is not None:
             self._sends.cost(cost, waiter.lane)
+            if self._s._tell_served and record.answer is not None:
+                self._sends.vector(exact.served(record, self._now), waiter.lane)
 
     async def settle(self) -> None:
         """Returns when all of it is durable. Flights take off last: whoever owns the partition next must know of them.

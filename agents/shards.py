@@ -41,6 +41,8 @@ class _Shard:
         """Fingerprint -> take-off of its last flight whose call is durable, of points in the index."""
         self.told: dict[str, Told] = {}
         """Fingerprint -> what is kept of its answer, of points in the index."""
+        self.served: dict[str, int] = {}
+        """Fingerprint -> how often its answer was given from a cache, as far as a policy asks for that."""
         self.add: list[Point] = []
         self.drop: list[str] = []
 
@@ -48,6 +50,7 @@ class _Shard:
         self.known.pop(fingerprint, None)
         self.called.pop(fingerprint, None)
         self.told.pop(fingerprint, None)
+        self.served.pop(fingerprint, None)
         self.drop.append(fingerprint)
 
     def take(self) -> tuple[list[Point], list[str]]:
@@ -174,6 +177,10 @@ class Shards:
         if record.revoked:
             self._forget(partition, shard, record.fingerprint)
             return
+        if record.served:
+            if record.fingerprint in shard.known:
+                shard.served[record.fingerprint] = shard.served.get(record.fingerprint, 0) + 1
+            return
         if record.expires_ms <= self._now() or self.made_before(record.fingerprint, record.created_ms):
             return
         if self._is_known(shard, record.fingerprint):
@@ -206,6 +213,11 @@ class Shards:
         for partition, shard in self._shards.items():
             if correction.fingerprint in shard.known:
                 self._forget(partition, shard, correction.fingerprint)
+
+    def served(self, partition: int, fingerprint: str) -> int:
+        """How often its answer was given from either cache; known only where the exact tier tells."""
+        shard = self._shards.get(partition)
+        return 0 if shard is None else shard.served.get(fingerprint, 0)
 
     def hit(self, partition: int, fingerprint: str) -> None:
         """Its answer was given to somebody who asked something near it."""
@@ -256,6 +268,7 @@ class Shards:
         """`saved_pico`: what a hit saves, as far as that is known by now."""
         if len(shard.add) >= KEEP:
             return
+        shard.served.pop(point.id, None)
         shard.known[point.id] = point.expires_ms
         shard.add.append(point)
         size = point.vector.nbytes + len(point.text) + 256 + HEAD

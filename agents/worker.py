@@ -222,6 +222,7 @@ class Worker:
                 lease_ms=lease_ms,
                 cancelled=self.controls.cancelled,
                 revoked=self.corrections.revoked,
+                tell_served=semantic is not None and isinstance(semantic.policy, StaticPolicy) and semantic.policy.min_access_count > 0,
                 oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
             ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
@@ -247,7 +248,7 @@ class Worker:
         table = self.app.safe_table(DECISIONS_TABLE, partitions=self.parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
         policy = semantic.policy
         if isinstance(policy, StaticPolicy):
-            return StaticSharing(policy)
+            return StaticSharing(policy, shards.served)
         assert self.likeness is not None
         judge: Judge = self.likeness
         if policy.judging is not None:

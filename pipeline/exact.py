@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from ..schemas.answers import AnswerRecord, Source
+from ..schemas.answers import AnswerRecord, Source, VectorRecord
 from ..schemas.exact import Flight, WaiterRow
 from ..schemas.record import Lane
 from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
@@ -209,6 +209,12 @@ def shared(answer: AnswerRecord, lookup: Lookup, now_ms: int) -> AnswerRecord:
         scope=request.scope,
         asker=waiter_of(request),
     )
+
+
+def served(record: AnswerRecord, now_ms: int) -> VectorRecord:
+    """Tells the partition of its scope that the answer of the source was given to one more."""
+    return VectorRecord(tenant=record.owner.tenant, scope=record.scope, fingerprint=record.source.fingerprint, text="", vector="",
+                        created_ms=now_ms, expires_ms=record.created_ms + 1000 * record.ttl_s, served=True)  # fmt: skip
 
 
 def waiter_of(request: Request) -> Waiter:

@@ -98,6 +98,7 @@ class Flow:
         self.models = catalogue()
         self.semantic = semantic
         self.vector_keeper: Keeper = KeepAll()
+        self.tell_served = False
         self.done: dict[str, int] = {}
         self.dead: list[str] = []
 
@@ -132,6 +133,7 @@ class Flow:
             lease_ms=60_000,
             cancelled=lambda _: False,
             revoked=self.corrections.revoked,
+            tell_served=self.tell_served,
         )
         await self.exact.assigned([0])
         self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), self.vector_keeper, self.clock)  # type: ignore[arg-type]
