@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
     embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
     embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
+    embedding_max_tokens: int | None = env(
+        "EMBEDDING_MAX_TOKENS", None, "what the endpoint's model sees of a text; unset: 8192 for OpenAI's own models, 256 for others", ge=8
+    )
     embedding_backend: Literal["auto", "torch", "openvino"] = env(
         "EMBEDDING_BACKEND", "auto", "auto | torch | openvino: what runs the model; auto is OpenVINO where it is installed"
     )
