@@ -40,8 +40,9 @@ class EndpointEmbedder:
         timeout: float = 30.0,
     ) -> None:
         """`max_tokens` is the model's limit, by which texts are left out here: Ollama and text-embeddings-inference may cut
-        what is longer and say nothing, and texts that are equal up to there would have cosine 1. `send_dimension` asks the endpoint for the shorter vectors (OpenAI's models of
-        the third generation); otherwise longer vectors are truncated here. `timeout` in seconds is for one call.
+        what is longer and say nothing, and texts that are equal up to there would have cosine 1. `send_dimension` asks the
+        endpoint for the shorter vectors (OpenAI's models of the third generation); otherwise longer vectors are truncated here.
+        `timeout` in seconds is for one call.
         """
         # Imported here: it takes a second, and only those who use an endpoint wait for it.
         from openai import OpenAI
