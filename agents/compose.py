@@ -34,7 +34,7 @@ from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
-from .embedders import embedder_of
+from .embedders import embedder_of, embedding_price
 from .keeper import EvictionKeeper
 from .learners import Promised
 from .ledger import LedgerSettings
@@ -114,6 +114,7 @@ def _semantic(settings: Settings, catalogue: Catalogue, folder: Path) -> Semanti
         ),
         policy=sharing_of(settings, catalogue),
         judge_similarity=caching.judge_similarity,
+        price=embedding_price(settings, day_of(now_ms())),
         coalesce=CoalesceSettings(
             windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
         ),

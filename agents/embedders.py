@@ -1,11 +1,15 @@
 """Which embedder the settings name."""
 
+from datetime import date
 from pathlib import Path
 
 import structlog
 
 from ..connectors.embedder import FoundEmbedder, find_embedder, load_embedder
 from ..connectors.embedding_endpoint import CAREFUL, EndpointEmbedder
+from ..pipeline.errors import Unpriced
+from ..pipeline.prices import embedding_rate
+from .embedding_costs import EmbeddingPrice
 from .settings import Settings, secret
 
 log = structlog.get_logger(__name__)
@@ -21,6 +25,22 @@ def embedder_of(settings: Settings) -> FoundEmbedder:
     if not caching.semantic_enabled:
         return FoundEmbedder(None, "CACHE_SEMANTIC_ENABLED is false")
     return configured_embedder(settings)
+
+
+def embedding_price(settings: Settings, day: date) -> EmbeddingPrice | None:
+    """What the endpoint's texts cost; None where the model runs here. Unknown prices are 0, with a warning."""
+    if settings.embedding_base_url is None:
+        return None
+    model, given = settings.embedding_model or OPENAI_MODEL, settings.embedding_price_per_mtok
+    if given is not None:
+        return EmbeddingPrice(model, int(given.scaleb(6)))
+    try:
+        if model in OPENAI_TOKENS:
+            return EmbeddingPrice(model, embedding_rate(model, day))
+    except Unpriced as error:
+        log.warning(str(error), model=model)
+    log.warning("embeddings are booked at no cost, for their price is not known: set EMBEDDING_PRICE_PER_MTOK", model=model)
+    return EmbeddingPrice(model, 0)
 
 
 def configured_embedder(settings: Settings) -> FoundEmbedder:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
     embedding_max_tokens: int | None = env(
         "EMBEDDING_MAX_TOKENS", None, "what the endpoint's model sees of a text; unset: 8192 for OpenAI's own models, 256 for others", ge=8
     )
+    embedding_price_per_mtok: Decimal | None = env(
+        "EMBEDDING_PRICE_PER_MTOK", None, "USD per million tokens of the endpoint's model; unset: known for OpenAI's own, else 0",
+        ge=0, decimal_places=6,
+    )  # fmt: skip
     embedding_backend: Literal["auto", "torch", "openvino"] = env(
         "EMBEDDING_BACKEND", "auto", "auto | torch | openvino: what runs the model; auto is OpenVINO where it is installed"
     )

@@ -33,6 +33,7 @@ from .call import CallStage
 from .call_agent import CallAgent
 from .coalesce import CoalesceStage
 from .embed import EmbedQueue, EmbedStage
+from .embedding_costs import EmbeddingBook
 from .exact import ExactStage
 from .feedback import FeedbackStage
 from .health import Health
@@ -112,7 +113,7 @@ class Worker:
         self.calls = CallStage(self._call_parts())
         self.batches = BatchStage(self._batch_parts())
         self.calls.batches = self.batches if parts.batches else None
-        self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
+        self.queue = self._queue(parts.semantic) if parts.semantic else None
         self.likeness = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
         self.shards: Shards | None = None
         self.sharing: Sharing | None = None
@@ -124,6 +125,11 @@ class Worker:
         return create_app(
             app_id(parts.topics), parts.brokers, parts.data_dir / "tables", store=parts.store, max_request_bytes=MAX_RECORD_BYTES
         )
+
+    def _queue(self, semantic: SemanticParts) -> EmbedQueue:
+        price = semantic.price
+        book = None if price is None else EmbeddingBook(price, self.outbox, now_ms, lambda: uuid.uuid4().hex)
+        return EmbedQueue(semantic.embedder, self.throttle.packet_size, book)
 
     def _ledger(self) -> LedgerStage:
         parts = self.parts

@@ -14,7 +14,7 @@ from inference_engine.agents.attempt import CallParts, CallSettings
 from inference_engine.agents.call import CallStage
 from inference_engine.agents.call_agent import CallAgent
 from inference_engine.agents.coalesce import CoalesceSettings, CoalesceStage
-from inference_engine.agents.embed import EmbedQueue, EmbedStage
+from inference_engine.agents.embed import Book, EmbedQueue, EmbedStage
 from inference_engine.agents.exact import ExactStage, Keeper
 from inference_engine.agents.ingest import IngestStage
 from inference_engine.agents.ledger import LedgerSettings, LedgerStage
@@ -36,7 +36,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import Begun, ProviderReply, Vector
+from inference_engine.pipeline.ports import Begun, Embedder, ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
@@ -99,6 +99,7 @@ class Flow:
         self.semantic = semantic
         self.vector_keeper: Keeper = KeepAll()
         self.tell_served = False
+        self.embedder: Embedder = HashEmbedder()
         self.done: dict[str, int] = {}
         self.dead: list[str] = []
 
@@ -142,7 +143,7 @@ class Flow:
         await self.shards.assigned([0])
         self.ingest = IngestStage(out, Door(self.models, 3600), self.clock, {}, "local")
         route = RouteStage(out, self._route, self.shards.sent, self.clock)
-        queue = EmbedQueue(HashEmbedder()) if self.semantic else None
+        queue = EmbedQueue(self.embedder, book=self.book(out)) if self.semantic else None
         self.sharing = self.share(queue)
 
         async def to_route(groups: list[Group]) -> None:
@@ -162,6 +163,10 @@ class Flow:
 
     def share(self, queue: EmbedQueue | None) -> Sharing:
         return StaticSharing(POLICY)
+
+    def book(self, out: Outbox) -> Book | None:
+        """Hears what the embedder bills."""
+        return None
 
     def judged(self, partition: int, record: Completion | Failure) -> None:
         """A judge's call has ended."""
