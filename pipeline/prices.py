@@ -70,7 +70,7 @@ def rates(model: Model, tier: str, day: date) -> Rates:
 
 def embedding_rate(name: str, day: date) -> int:
     """Pico-dollars per token of an embedding model of OpenAI. Raises `Unpriced`."""
-    price = _find("openai", name).get_prices(datetime.combine(day, time(), UTC)).input_mtok
+    price: Any = _find("openai", name).get_prices(datetime.combine(day, time(), UTC)).input_mtok
     pico = _pico(getattr(price, "base", price), name)
     if pico is None:
         raise Unpriced(f"the embedding model {name!r} has no price per token")

@@ -1,5 +1,6 @@
 """What an embeddings endpoint bills is in the costs to the pico-dollar, under the requests whose texts it embedded."""
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,4 +129,4 @@ async def test_a_row_that_can_not_be_written_is_told_and_takes_no_vector_away() 
         raise ConnectionError("the broker refuses")
 
     queue = EmbedQueue(Billing(), book=book)
-    assert await queue.embed_aside("a text", CASE.whose) is not None
+    assert await asyncio.wait_for(queue.embed_aside("a text", CASE.whose), 30) is not None
