@@ -34,7 +34,7 @@ from ..pipeline.window import WindowPolicy, window_policies
 from ..schemas.record import Lane
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
-from .embedders import embedder_of
+from .embedders import embedder_of, embedding_price
 from .keeper import EvictionKeeper
 from .learners import Promised
 from .ledger import LedgerSettings
@@ -115,6 +115,7 @@ def _semantic(settings: Settings, catalogue: Catalogue, folder: Path) -> Semanti
         ),
         policy=sharing_of(settings, catalogue),
         judge_similarity=caching.judge_similarity,
+        price=embedding_price(settings, day_of(now_ms())),
         coalesce=CoalesceSettings(
             windows=_windows(settings), group_similarity=batching.similarity_threshold, enabled=batching.enable_semantic_grouping
         ),
@@ -125,7 +126,7 @@ def sharing_of(settings: Settings, catalogue: Catalogue) -> StaticPolicy | Learn
     """Who may share an answer, and how often that may be wrong. Raises `ConfigError` where the judge can't be asked."""
     caching = settings.caching
     if caching.policy == "static":
-        return StaticPolicy(threshold=caching.similarity_threshold)
+        return StaticPolicy(threshold=caching.similarity_threshold, min_access_count=caching.min_access_count)
 
     def promised(tenant: str, feature: str) -> Promised:
         bound = caching.error_bound_tenants.get(tenant, caching.error_bound)

@@ -39,6 +39,14 @@ class Keeper(Protocol):
 
     def touch(self, partition: int, key: bytes, now_ms: int) -> None: ...
 
+    def revalue(self, partition: int, key: bytes, saved_pico: int) -> None:
+        """What one hit saves, where it was not known at the insertion."""
+        ...
+
+    def remove(self, partition: int, key: bytes) -> None:
+        """It is gone already."""
+        ...
+
     def drop(self, partition: int) -> None: ...
 
 
@@ -90,8 +98,10 @@ class ExactStage:
         cancelled: Callable[[Request], bool],
         oldest_call_ms: Callable[[int], int | None] = lambda _: None,
         revoked: Callable[[AnswerRecord], bool] = lambda _: False,
+        tell_served: bool = False,
     ) -> None:
-        """`revoked`: answers that were reported wrong, which nobody is given who asks later.
+        """`revoked`: answers that were reported wrong, which nobody is given who asks later. `tell_served`: whether the semantic tier
+        hears of each answer that is given from a cache.
 
         `oldest_call_ms`: when the oldest call of a partition that is not done was sent there. Leases count by that time: in a queue of
         hours a flight whose call has not had its turn is not lost."""
@@ -105,6 +115,7 @@ class ExactStage:
         self._cancelled = cancelled
         self._oldest_call_ms = oldest_call_ms
         self._revoked = revoked
+        self._tell_served = tell_served
         self._waiting: dict[int, Waiting] = {}
 
     async def assigned(self, partitions: Iterable[int]) -> None:
@@ -113,12 +124,16 @@ class ExactStage:
         for partition in partitions:
             waiting: Waiting = {}
             self._waiting[partition] = waiting
-            gone: list[bytes] = []
+            kept: list[tuple[int, bytes, int, int]] = []
             for key, value in self._rows.scan(partition):
                 if key[:1] == exact.WAITER:
                     waiting.setdefault(exact.fingerprint_of(key), {})[key] = None
                 elif key[:1] == exact.ANSWER:
-                    gone += self._keeper.insert(partition, key, len(value), 0, now)
+                    made_ms, saved_pico = exact.worth_of(value)
+                    kept.append((made_ms, key, len(value), saved_pico))
+            gone: list[bytes] = []
+            for _, key, size, saved_pico in sorted(kept):  # the order of their hits is not known any more, that of their making is
+                gone += self._keeper.insert(partition, key, size, saved_pico, now)
             if gone:
                 await self._rows.write(partition, dict.fromkeys(gone))
 
@@ -329,6 +344,8 @@ class _Batch:
         self._sends.response(waiter.identity, line)
         if cost is not None:
             self._sends.cost(cost, waiter.lane)
+            if self._s._tell_served and record.answer is not None:
+                self._sends.vector(exact.served(record, self._now), waiter.lane)
 
     async def settle(self) -> None:
         """Returns when all of it is durable. Flights take off last: whoever owns the partition next must know of them.

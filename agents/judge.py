@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..pipeline.judge import by_value
 from ..pipeline.ports import Case, Vector
 from ..schemas.answers import Told
+from ..schemas.requests import Waiter
 from .embed import EmbedQueue
 
 KEPT = 4096
@@ -28,7 +29,7 @@ class EmbeddingJudge:
         values = [by_value(own, other) for other in others]
         open_ = [other for other, value in zip(others, values, strict=True) if value is None]
         if open_:
-            found = await asyncio.gather(self._vector(own), *(self._vector(other) for other in open_))
+            found = await asyncio.gather(self._vector(own, case.whose), *(self._vector(other, case.whose) for other in open_))
             mine, theirs = found[0], iter(found[1:])
             values = [self._close(mine, next(theirs)) if value is None else value for value in values]
         return values
@@ -37,11 +38,11 @@ class EmbeddingJudge:
         # An answer of which the model sees only a part may differ in the rest.
         return None if one is None or other is None else float(one @ other) >= self._similarity
 
-    async def _vector(self, told: Told) -> Vector | None:
+    async def _vector(self, told: Told, whose: Waiter) -> Vector | None:
         if told.digest in self._vectors:
             self._vectors.move_to_end(told.digest)
             return self._vectors[told.digest]
-        vector = await self._queue.embed_aside(told.text)
+        vector = await self._queue.embed_aside(told.text, whose)
         self._vectors[told.digest] = vector
         if len(self._vectors) > KEPT:
             self._vectors.popitem(last=False)

@@ -24,5 +24,17 @@ class EvictionKeeper:
         if index is not None:
             index.touch(key)
 
+    def revalue(self, partition: int, key: bytes, saved_pico: int) -> None:
+        """What one hit saves, where it was not known at the insertion."""
+        index = self._indexes.get(partition)
+        if index is not None:
+            index.revalue(key, saved_pico)
+
+    def remove(self, partition: int, key: bytes) -> None:
+        """It is gone already, and takes no room any more."""
+        index = self._indexes.get(partition)
+        if index is not None:
+            index.remove(key)
+
     def drop(self, partition: int) -> None:
         self._indexes.pop(partition, None)

@@ -25,6 +25,8 @@ class Pending:
     """What the learned decision looked at."""
     audit: bool = False
     """It may share, and is sent to the provider all the same."""
+    followed: int = 0
+    """By so many others, which take its answer."""
 
     @property
     def lane(self) -> Lane:

@@ -62,6 +62,7 @@ class RouteStage:
                             since_ms=group.leader.miss.since_ms, called_ms=self._now(), own_ms=pending.miss.since_ms,
                             fallen=pending.miss.fallen)  # fmt: skip
             pending.hand_over(sends.lookup(Lookup(request=pending.miss.request, follow=follow)))
+        group.leader.followed = len(group.followers)
 
     def _refuse(self, sends: Sends, group: Group, error: EngineError) -> None:
         """No model can take the request: every member hears why."""

@@ -95,6 +95,7 @@ class SemanticStage:
         if found is None:
             return None
         source = found.point
+        self._shards.hit(partition, source.id)
         return Follow(
             fingerprint=source.id,
             scope=source.scope,

@@ -9,6 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -93,6 +94,13 @@ class Settings(BaseSettings):
     embedding_model: str | None = env("EMBEDDING_MODEL", None, "folder of a sentence-transformers model, or the endpoint's model")
     embedding_base_url: str | None = env("EMBEDDING_BASE_URL", None, "an OpenAI-compatible embeddings endpoint")
     embedding_api_key: SecretStr | None = env("EMBEDDING_API_KEY", None, "its key")
+    embedding_max_tokens: int | None = env(
+        "EMBEDDING_MAX_TOKENS", None, "what the endpoint's model sees of a text; unset: 8192 for OpenAI's own models, 256 for others", ge=8
+    )
+    embedding_price_per_mtok: Decimal | None = env(
+        "EMBEDDING_PRICE_PER_MTOK", None, "USD per million tokens of the endpoint's model; unset: known for OpenAI's own, else 0",
+        ge=0, decimal_places=6,
+    )  # fmt: skip
     embedding_backend: Literal["auto", "torch", "openvino", "onnx"] = env(
         "EMBEDDING_BACKEND", "auto", "auto | torch | openvino | onnx: what runs the model; auto is openvino, else onnx, as installed"
     )

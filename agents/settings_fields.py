@@ -82,6 +82,9 @@ class CachingConfig(Group):
     similarity_threshold: float = env(
         "CACHE_SIMILARITY_THRESHOLD", 0.92, "policy static: cosine from which answers are shared", ge=0, le=1, allow_inf_nan=False
     )
+    min_access_count: int = env(
+        "CACHE_MIN_ACCESS_COUNT", 0, "policy static: times that an answer must have been given before it is shared by similarity", ge=0
+    )
     ttl_seconds: int = env("CACHE_TTL_SECONDS", 3600, "age up to which an answer is given again, s; 0: never", ge=0)
     semantic_enabled: bool = env("CACHE_SEMANTIC_ENABLED", True, "answer by similarity at all")
     prefix_enabled: bool = env("CACHE_PREFIX_ENABLED", True, "mark shared prefixes for the providers' prompt caches")

@@ -1,6 +1,6 @@
 """Who may share an answer in the running engine: the port of the semantic stage and the coalescer, and the fixed policy behind it."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
 from ..pipeline.ports import Neighbour
@@ -51,11 +51,15 @@ class StaticSharing:
 
     searched = 6
 
-    def __init__(self, policy: StaticPolicy) -> None:
+    def __init__(self, policy: StaticPolicy, served: Callable[[int, str], int] = lambda _partition, _fingerprint: 0) -> None:
+        """`served`: how often the answer of a point was given; asked only where the policy has a gate for that."""
         self._policy = policy
+        self._served = served
 
     def find(self, pending: Pending, neighbours: Sequence[Neighbour], now_ms: int) -> Neighbour | None:
-        decision = decide(pending.text or "", neighbours, self._policy, now_ms)
+        gated = neighbours if self._policy.min_access_count else ()
+        counts = {n.point.id: self._served(pending.partition, n.point.id) for n in gated}
+        decision = decide(pending.text or "", neighbours, self._policy, now_ms, access_counts=counts)
         return decision.neighbour if isinstance(decision, Hit) else None
 
     def kind(self, pending: Pending) -> Hashable:
@@ -74,4 +78,5 @@ class StaticSharing:
         return None
 
     def shown(self) -> Mapping[str, object]:
-        return {"policy": "static", "threshold": self._policy.threshold}
+        policy = self._policy
+        return {"policy": "static", "threshold": policy.threshold, "min_access_count": policy.min_access_count}

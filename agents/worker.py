@@ -32,6 +32,7 @@ from .call import CallStage
 from .call_agent import CallAgent
 from .coalesce import CoalesceStage
 from .embed import EmbedQueue, EmbedStage
+from .embedding_costs import EmbeddingBook
 from .exact import ExactStage
 from .feedback import FeedbackStage
 from .grader import Checker, Grader
@@ -116,7 +117,7 @@ class Worker:
         self.calls = CallStage(self._call_parts())
         self.batches = BatchStage(self._batch_parts())
         self.calls.batches = self.batches if parts.batches else None
-        self.queue = EmbedQueue(parts.semantic.embedder, self.throttle.packet_size) if parts.semantic else None
+        self.queue = self._queue(parts.semantic) if parts.semantic else None
         self.likeness = EmbeddingJudge(self.queue, parts.semantic.judge_similarity) if parts.semantic and self.queue else None
         self.shards: Shards | None = None
         self.sharing: Sharing | None = None
@@ -127,6 +128,11 @@ class Worker:
         return create_app(
             app_id(parts.topics), parts.brokers, parts.data_dir / "tables", store=parts.store, max_request_bytes=MAX_RECORD_BYTES
         )
+
+    def _queue(self, semantic: SemanticParts) -> EmbedQueue:
+        price = semantic.price
+        book = None if price is None else EmbeddingBook(price, self.outbox, now_ms, lambda: uuid.uuid4().hex)
+        return EmbedQueue(semantic.embedder, self.throttle.packet_size, book)
 
     def _ledger(self) -> LedgerStage:
         parts = self.parts
@@ -235,6 +241,7 @@ class Worker:
                 lease_ms=lease_ms,
                 cancelled=self.controls.cancelled,
                 revoked=self.corrections.revoked,
+                tell_served=semantic is not None and isinstance(semantic.policy, StaticPolicy) and semantic.policy.min_access_count > 0,
                 oldest_call_ms=lambda partition: app.oldest_unfinished_ms(map(parts.topics.calls, Lane), partition),
             ),
             embed=EmbedStage(self.queue, to_semantic, to_route),
@@ -260,7 +267,7 @@ class Worker:
         table = self.app.safe_table(DECISIONS_TABLE, partitions=self.parts.partitions, max_row_bytes=MAX_RECORD_BYTES)
         policy = semantic.policy
         if isinstance(policy, StaticPolicy):
-            return StaticSharing(policy)
+            return StaticSharing(policy, shards.served)
         assert self.likeness is not None
         judge: Judge = self.likeness
         if policy.judging is not None:

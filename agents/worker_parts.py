@@ -17,6 +17,7 @@ from ..schemas.record import Lane
 from ..schemas.topics import Topics, TopicSpec
 from .attempt import CallSettings
 from .coalesce import CoalesceSettings
+from .embedding_costs import EmbeddingPrice
 from .exact import Keeper
 from .learners import Bounds
 from .ledger import LedgerSettings
@@ -67,6 +68,8 @@ class SemanticParts:
     coalesce: CoalesceSettings
     judge_similarity: float
     """Cosine from which two answers in free text say the same."""
+    price: EmbeddingPrice | None = None
+    """None where the embedder runs here and bills nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import typer
 
+from ..agents.routing import route_with
 from ..connectors.state_file import write_atomically
 from ..pipeline.answer_scores import score_of
 from ..pipeline.errors import ConfigError, Rejected
@@ -126,7 +127,8 @@ def plan(found: Engine, path: Path, folder: Path, names: Sequence[str], most: in
     costs = {}
     for model in models:
         defaults = RowDefaults("bootstrap", model.name, None, None, use_cache=False)
-        estimated = Estimator(catalogue, datetime.now(UTC).date(), found.settings.default_tenant, defaults, 1.0).estimate(file)
+        decide = route_with(found.settings, catalogue)
+        estimated = Estimator(catalogue, datetime.now(UTC).date(), found.settings.default_tenant, defaults, 1.0, decide).estimate(file)
         if estimated.unknown:
             raise ConfigError(f"{model.name} has no known price, so it can't be asked; give its prices in models.toml, or leave it out")
         costs[model.name] = estimated.cost

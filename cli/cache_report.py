@@ -59,7 +59,8 @@ def _summary(found: dict[str, Any], outcome: Outcome, options: ReplayOptions) ->
     if found["hits"]:
         table.add_row("  per hit", f"{found['error_per_hit']:.2%}", _interval(intervals["error_per_hit"], 2))
     if options.policy == "learned":
-        table.add_row("bound", f"{options.learned.bound:.2%}", f"per {options.learned.per}")
+        bound, what = (options.learned.bound, f"per {options.learned.per}") if options.share else (0.0, "nothing is shared")
+        table.add_row("bound", f"{bound:.2%}", what)
         table.add_row("audited hits", f"{outcome.audits:,}", "sent to the model all the same; counted as hits")
         if outcome.judge_noise is not None:
             table.add_row("judge's noise", f"{outcome.judge_noise:.1%}", "as far as the comparisons contradict each other")

@@ -1,6 +1,5 @@
 """`inference-engine evaluate cache`: how often the semantic tier shares answers, and how often wrongly, where the right ones are known."""
 
-import os
 import random
 import sys
 import time
@@ -11,7 +10,8 @@ from typing import Annotated, Literal
 import orjson
 import typer
 
-from ..connectors.embedder import find_embedder
+from ..agents.embedders import configured_embedder
+from ..agents.settings import load_settings
 from ..connectors.vector_index import BruteForceIndex
 from ..pipeline.errors import ConfigError
 from ..pipeline.learned import LearnedSettings
@@ -30,7 +30,7 @@ def cache_command(
         Path,
         typer.Argument(help='JSONL, or .gz of it, in the order of asking: {"text": "...", "answer_group": "...", "scope": optional}.'),
     ],
-    bound: Annotated[float, typer.Option(help="Wrong shared answers at most, as a share of requests or hits.")] = 0.01,
+    bound: Annotated[float, typer.Option(help="Wrong shared answers at most, as a share of requests or hits; 0: none are shared.")] = 0.01,
     per: Annotated[Literal["request", "hit"], typer.Option(help="What the bound is a share of.")] = "request",
     policy: Annotated[Literal["learned", "static"], typer.Option(help="static: a fixed --threshold, no bound.")] = "learned",
     threshold: Annotated[float, typer.Option(help="Cosine from which the policy static shares.")] = 0.92,
@@ -46,7 +46,8 @@ def cache_command(
     """Replay a stream of questions through the semantic tier's own decision, and count its hits and its mistakes.
 
     It starts from an empty cache that has learned nothing, and reads each line once, in order; nothing is known of later ones. The judge
-    compares answer groups: two requests of one scope may share an answer if, and only if, their groups are equal.
+    compares answer groups: two requests of one scope may share an answer if, and only if, their groups are equal. The embedder is the one
+    that the engine's settings name (EMBEDDING_...); an endpoint is sent every text once, and may bill that.
 
     requests: lines of the stream. hits: requests that took another one's answer, semantic hits and coalesced ones together; hits that were
     audited (sent to the model all the same, to learn) are hits, and count as wrong where they are. wrong: hits whose answer is of another
@@ -58,9 +59,10 @@ def cache_command(
     options = _options(bound, per, policy, threshold, min_access_count, audit_rate, judge_delay, coalesce)
     lines, bad = read_stream(stream)
     _tell_bad(bad)
-    found = find_embedder(threads=os.cpu_count())
+    found = configured_embedder(load_settings())
     if found.embedder is None:
         raise ConfigError(found.reason)
+    _say(f"embedding with {found.reason}")
     embedded = embed_stream(found.embedder, [line.text for line in lines], _say)
     judge = random.Random(seed)
     outcome, index = _replay(lines, embedded, options, lambda: judge.random() < judge_noise)
@@ -97,11 +99,12 @@ def _options(
     coalesce: bool,
 ) -> ReplayOptions:
     try:
-        learned = LearnedSettings(bound=bound, per=per, audit_rate=audit_rate)
+        learned = LearnedSettings(bound=bound or LearnedSettings().bound, per=per, audit_rate=audit_rate)
         static = StaticPolicy(threshold=threshold, min_access_count=min_access_count)
     except ValueError as error:
         raise ConfigError(f"{error}. Nothing was replayed") from error
-    return ReplayOptions(policy=policy, learned=learned, static=static, coalesce=coalesce, judge_delay=judge_delay)
+    share = policy == "static" or bound > 0.0
+    return ReplayOptions(policy=policy, learned=learned, static=static, share=share, coalesce=coalesce, judge_delay=judge_delay)
 
 
 def _replay(lines: Sequence[Line], embedded: Embedded, options: ReplayOptions, flip: Callable[[], bool]) -> tuple[Outcome, BruteForceIndex]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..agents.embedders import configured_embedder
+from ..agents.settings import Settings, load_settings
 from ..connectors.data_folder import data_folder
-from ..connectors.embedder import find_embedder
 from ..pipeline.ports import Vectors
 
 _BATCH = 256
@@ -22,16 +23,20 @@ _SAY_EVERY = 5.0
 
 
 def embeddings_of(prompts: Sequence[str], say: Callable[[str], None]) -> Vectors | None:
-    """Shape (prompts, dimension); None where no embedder is installed, which `say` hears too."""
+    """Shape (prompts, dimension), by the embedder that the engine's settings name; None where none is installed, which `say` hears too.
+
+    Raises `ConfigError`, and `Unavailable` where an endpoint can't be asked.
+    """
+    settings = load_settings()
     unique = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
     digest = hashlib.sha256()
     for prompt in unique:
         digest.update(f"{len(prompt)} {prompt}".encode("utf-8", "surrogatepass"))
-    path = data_folder().root / "evaluations" / f"minilm-ends-{digest.hexdigest()[:32]}.npy"
+    path = data_folder().root / "evaluations" / f"{_name(settings)}-ends-{digest.hexdigest()[:32]}.npy"
     made = _kept(path, len(unique))
     if made is None:
         say("loading the embedder")
-        found = find_embedder()
+        found = configured_embedder(settings)
         if found.embedder is None:
             say(f"{found.reason}. Routing is measured on prompt features alone")
             return None
@@ -39,6 +44,12 @@ def embeddings_of(prompts: Sequence[str], say: Callable[[str], None]) -> Vectors
         _keep(path, made, say)
     row = {prompt: i for i, prompt in enumerate(unique)}
     return made[[row[prompt] for prompt in prompts]]
+
+
+def _name(settings: Settings) -> str:
+    """Of all that the vectors depend on beside the prompts."""
+    by = (settings.embedding_base_url, settings.embedding_model, settings.embedding_max_tokens, settings.embedding_backend)
+    return hashlib.sha256(repr((*by, settings.caching.embedding_dimension)).encode()).hexdigest()[:12]
 
 
 def _ends(prompt: str) -> str:

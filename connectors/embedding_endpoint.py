@@ -16,6 +16,10 @@ _PARALLEL = 4
 """Calls at once: an endpoint is waited for, not computed."""
 _MAX_INPUTS = 512
 """Texts in one call; OpenAI takes 2,048 and 300,000 tokens, others less."""
+_MARKS = 2
+"""Tokens that models like BERT put around a text."""
+CAREFUL = 256
+"""Tokens that any embedding model sees; all-MiniLM-L6-v2 was made for no more."""
 
 
 class EndpointEmbedder:
@@ -31,12 +35,14 @@ class EndpointEmbedder:
         *,
         base_url: str,
         api_key: str,
-        max_tokens: int = 8192,
+        max_tokens: int = CAREFUL,
         send_dimension: bool = False,
         timeout: float = 30.0,
     ) -> None:
-        """`max_tokens` is the model's limit. `send_dimension` asks the endpoint for the shorter vectors (OpenAI's models of
-        the third generation); otherwise longer vectors are truncated here. `timeout` in seconds is for one call.
+        """`max_tokens` is the model's limit, by which texts are left out here: Ollama and text-embeddings-inference may cut
+        what is longer and say nothing, and texts that are equal up to there would have cosine 1. `send_dimension` asks the
+        endpoint for the shorter vectors (OpenAI's models of the third generation); otherwise longer vectors are truncated here.
+        `timeout` in seconds is for one call.
         """
         # Imported here: it takes a second, and only those who use an endpoint wait for it.
         from openai import OpenAI
@@ -51,16 +57,16 @@ class EndpointEmbedder:
         self._send_dimension = send_dimension
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """UTF-8 bytes: the model's tokenizer is not known here, and no text has more tokens than bytes."""
-        return [len(text.encode("utf-8", "surrogatepass")) for text in texts]
+        """UTF-8 bytes and two marks: the model's tokenizer is not known here, and no text has more tokens than bytes."""
+        return [len(text.encode("utf-8", "surrogatepass")) + _MARKS for text in texts]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        return self._embed([text.encode("utf-8", "replace")[: self.max_tokens].decode("utf-8", "ignore") for text in texts])[0]
+        return self._embed([text.encode("utf-8", "replace")[: self.max_tokens - _MARKS].decode("utf-8", "ignore") for text in texts])[0]
 
     def embed_whole(self, texts: Sequence[str]) -> Embedded:
         counts = self.count_tokens(texts)
         # Endpoints refuse an empty input, and JSON can't carry a lone surrogate.
-        whole = np.array([0 < n <= self.max_tokens and _is_utf8(t) for n, t in zip(counts, texts, strict=True)], dtype=np.bool_)
+        whole = np.array([t != "" and n <= self.max_tokens and _is_utf8(t) for n, t in zip(counts, texts, strict=True)], dtype=np.bool_)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         seen = np.flatnonzero(whole)
         billed = 0

@@ -11,6 +11,19 @@ PASS_TOKENS = 60
 """What one more forward pass costs, in tokens that could have been embedded in that time (MiniLM on one core: 7 to 10 ms)."""
 
 
+def shares(total: int, weights: Sequence[int]) -> list[int]:
+    """Splits a whole number by weights (>= 0) so that the parts add up to it; all 0 where no weight is above 0."""
+    parts: list[int] = []
+    weighed = given = 0
+    whole = sum(weights)
+    for weight in weights:
+        weighed += weight
+        upto = total * weighed // whole if whole else 0
+        parts.append(upto - given)
+        given = upto
+    return parts
+
+
 def plan_micro_batches(lengths: Sequence[int], padded_tokens: int, pass_tokens: int = PASS_TOKENS) -> list[list[int]]:
     """Splits texts into batches of similar length, as indexes into `lengths` (tokens, >= 0), shortest texts first.
 

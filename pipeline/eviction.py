@@ -2,6 +2,7 @@
 
     index.put(key, size, saved_pico) -> keys to delete from the store
     index.touch(key)                    a hit
+    index.revalue(key, saved_pico)      what a hit saves is known now
 
 Only keys and counters are held here; the answers are in the tier's own store. Every operation costs O(log n) amortised, for lru O(1).
 """
@@ -66,6 +67,10 @@ class _Ranked(Generic[K]):
 
     def touch(self, key: K) -> None:
         self._fames[key].hits += 1
+        self._renew(key)
+
+    def revalue(self, key: K, saved_pico: int) -> None:
+        self._fames[key].saved_pico = saved_pico
         self._renew(key)
 
     def remove(self, key: K) -> int:
@@ -136,6 +141,11 @@ class EvictionIndex(Generic[K]):
             self._sizes.move_to_end(key)
             if self._ranked is not None:
                 self._ranked.touch(key)
+
+    def revalue(self, key: K, saved_pico: int) -> None:
+        """What one hit saves, of an entry that came in before that was known; it is no hit. A key that is not here is no error."""
+        if self._ranked is not None and key in self._sizes:
+            self._ranked.revalue(key, saved_pico)
 
     def remove(self, key: K) -> int:
         """Forgets an entry that expired or was revoked, and returns its hits; a key that is not here is no error."""

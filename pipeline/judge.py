@@ -24,6 +24,9 @@ FEW_WORDS = 3
 SHORT = 200
 """In answers up to so many characters numbers that differ are a difference; in longer ones they are mostly those of a list."""
 
+_NO_PROGRAM = frozenset({"", "json", "jsonc", "json5", "text", "txt"})
+"""Languages of a code fence whose content is compared like an answer without one."""
+
 
 def told(answer: Answer) -> Told | None:
     """What to keep of a complete answer; None where it has no text."""
@@ -59,7 +62,8 @@ def by_value(one: Told, other: Told) -> bool | None:
 
 
 def _value(text: str) -> bytes | None:
-    """A canonical form of JSON and of short answers."""
+    """A canonical form of JSON and of short answers, a fence around all of it left out."""
+    text = _unfenced(text)
     if text[0] in '{["' or text[0].isdigit() or text[0] == "-":
         try:
             return orjson.dumps(_plain(orjson.loads(text)), option=orjson.OPT_SORT_KEYS)
@@ -68,6 +72,16 @@ def _value(text: str) -> bytes | None:
     if len(text.split()) <= FEW_WORDS:
         return text.casefold().rstrip(".!").encode()
     return None
+
+
+def _unfenced(text: str) -> str:
+    """What stands in the one code fence of Markdown that is round all of the text: models put JSON into one, asked to or not."""
+    head, _, rest = text.partition("\n")
+    fence = head[: len(head) - len(head.lstrip(head[0]))]
+    if fence[0] not in "`~" or len(fence) < 3 or head[len(fence) :].strip().lower() not in _NO_PROGRAM:
+        return text
+    inside, found, after = rest.rpartition(fence)
+    return inside.strip() or text if found and not after and fence not in inside else text
 
 
 def _plain(value: Any) -> Any:

@@ -68,6 +68,15 @@ def rates(model: Model, tier: str, day: date) -> Rates:
     return found if factor is None else _with_12h(found, factor, model.name)
 
 
+def embedding_rate(name: str, day: date) -> int:
+    """Pico-dollars per token of an embedding model of OpenAI. Raises `Unpriced`."""
+    price: Any = _find("openai", name).get_prices(datetime.combine(day, time(), UTC)).input_mtok
+    pico = _pico(getattr(price, "base", price), name)
+    if pico is None:
+        raise Unpriced(f"the embedding model {name!r} has no price per token")
+    return pico
+
+
 @lru_cache(maxsize=4096)
 def _with_12h(found: Rates, factor: Decimal, name: str) -> Rates:
     def priced(rate: Rate) -> Rate:

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import coalesce
 from .answer_groups import Vote
-from .learned import NEIGHBOURS, Candidate, Considered, Fallback, LearnedSettings, Learner, row_of
+from .learned import NEIGHBOURS, Candidate, Considered, Fallback, LearnedPolicy, LearnedSettings, Learner, row_of
 from .ports import Embedded, Neighbour, Point, VectorIndex
 from .semantic import Hit, SharingPolicy, StaticPolicy, decide
 
@@ -37,6 +37,8 @@ class ReplayOptions:
     policy: Literal["learned", "static"] = "learned"
     learned: LearnedSettings = field(default_factory=LearnedSettings)
     static: StaticPolicy = field(default_factory=StaticPolicy)
+    share: bool = True
+    """False: nothing is, as where the engine is promised a bound of 0."""
     coalesce: bool = False
     window: int = 32
     """Misses of one scope that pend together, as in the standard lane."""
@@ -113,7 +115,7 @@ class Replay:
         self._options = options
         self._clock_ns = clock_ns
         self._flip = flip
-        self._learner = Learner(options.learned) if options.policy == "learned" else None
+        self._learner = Learner(options.learned) if options.policy == "learned" and options.share else None
         self._lessons: deque[_Lesson] = deque()
         self._pending: dict[str, list[tuple[int, Considered | None]]] = {}
         self._kept: dict[str, list[int]] = {}
@@ -171,7 +173,7 @@ class Replay:
         if nearest is None:
             return Considered((), ())
         candidate = Candidate(nearest, row_of(nearest.similarity, nearest.similarity, 0.0), 0.0)
-        return Considered((candidate,), (nearest,), isinstance(decision, Hit))
+        return Considered((candidate,), (nearest,), self._options.share and isinstance(decision, Hit))
 
     def _audited(self, considered: Considered) -> float | None:
         if self._learner is None or not considered.share or considered.best is None:
@@ -235,7 +237,9 @@ class Replay:
                 self._merge(scope, pending)
 
     def _merge(self, scope: str, pending: Sequence[tuple[int, Considered | None]]) -> None:
-        policy: SharingPolicy = self._learner.pair_policy(scope) if self._learner is not None else self._options.static
+        policy: SharingPolicy = self._options.static if self._options.share else LearnedPolicy()
+        if self._learner is not None:
+            policy = self._learner.pair_policy(scope)
         considered = {i: c or Considered((), ()) for i, c in pending}
         prompts = [coalesce.Pending(str(i), self._lines[i].text, i, _nearest(considered[i])) for i, _ in pending]
         vectors = self._embedded.vectors[[i for i, _ in pending]]

@@ -251,6 +251,12 @@ def error_event(waiter: Waiter | Request, error: ErrorInfo, now_ms: int, fingerp
                   latency_ms=max(0, now_ms - waiter.accepted_ms))  # fmt: skip
 
 
+def embedding_event(whose: Waiter, event_id: str, model: str, tokens: int, pico_per_token: int, now_ms: int) -> CostEvent:
+    """The row of a text that an embeddings endpoint billed. `event_id` is of this payment alone: embedded again, it is paid again."""
+    return _event(whose, now_ms, event_id=event_id, kind="embedding", attempt_id=event_id, model_used=model, tokens_input=tokens,
+                  base_cost_pico=tokens * pico_per_token)  # fmt: skip
+
+
 def failed(
     request: Request, error: ErrorInfo, now_ms: int, *, attempts: int = 0, spent_pico: int = 0, ambiguous_pico: int = 0
 ) -> AnswerRecord:
@@ -312,6 +318,7 @@ def _vector(record: Completion) -> VectorRecord | None:
         text=text,
         vector=record.embedding,
         answer=told(record.answer),
+        paid_pico=record.answer.paid_pico,
         created_ms=record.at_ms,
         expires_ms=record.at_ms + 1000 * request.cache_ttl_s,
     )

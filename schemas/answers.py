@@ -110,4 +110,8 @@ class VectorRecord(Record):
     expires_ms: int
     answer: Told | None = None
     """None in records of earlier versions, and where there is nothing to compare."""
+    paid_pico: int = 0
+    """What a hit saves: the price of the call that made the answer, in 10^-12 USD. 0 in records of earlier versions."""
     revoked: bool = False
+    served: bool = False
+    """Only this: the answer was given once more. Written where a policy asks how often it was; text and vector are empty."""

@@ -86,6 +86,12 @@ class KeepAll:
     def touch(self, partition: int, key: bytes, now_ms: int) -> None:
         return None
 
+    def revalue(self, partition: int, key: bytes, saved_pico: int) -> None:
+        return None
+
+    def remove(self, partition: int, key: bytes) -> None:
+        return None
+
     def drop(self, partition: int) -> None:
         return None
 

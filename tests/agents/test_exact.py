@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_engine.agents.exact import ExactStage
+from inference_engine.agents.keeper import EvictionKeeper
 from inference_engine.agents.safe import DeadLetter
+from inference_engine.pipeline import exact
+from inference_engine.pipeline.eviction import PolicyName
 from inference_engine.pipeline.exact import shared
 from inference_engine.pipeline.respond import failed
 from inference_engine.schemas import packets
@@ -375,3 +378,19 @@ async def test_an_answer_that_was_taken_back_or_is_too_old_gives_way_to_the_next
     await world.answer(own)
     await world.ask(asked("r2"))
     assert [r["response"]["body"]["choices"][0]["message"]["content"] for r in world.broker.responses()] == ["that of one", "its own"]
+
+
+@pytest.mark.parametrize(("policy", "gone"), [("lru", "r3"), ("cost_aware", "r2")])
+async def test_after_a_start_a_stored_answer_is_kept_by_its_age_and_by_what_it_cost(policy: PolicyName, gone: str) -> None:
+    world = World()
+    paid = {"r1": 9_000_000, "r2": 10, "r3": 9_000_000}
+    for i, (name, pico) in enumerate(paid.items()):
+        record = made(asked(name, name))
+        assert record.answer is not None
+        worth = record.answer.model_copy(update={"paid_pico": pico})
+        await world.answer(record.model_copy(update={"answer": worth, "created_ms": record.created_ms - i}))
+    world.restart()
+    world.stage._keeper = EvictionKeeper(policy, 2, None, 1)
+    await world.stage.assigned([0])
+    left = {exact.fingerprint_of(key) for key in world.rows.rows[0] if key[:1] == exact.ANSWER}
+    assert left == {asked(name, name).fingerprint for name in paid if name != gone}

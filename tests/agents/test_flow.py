@@ -14,8 +14,8 @@ from inference_engine.agents.attempt import CallParts, CallSettings
 from inference_engine.agents.call import CallStage
 from inference_engine.agents.call_agent import CallAgent
 from inference_engine.agents.coalesce import CoalesceSettings, CoalesceStage
-from inference_engine.agents.embed import EmbedQueue, EmbedStage
-from inference_engine.agents.exact import ExactStage
+from inference_engine.agents.embed import Book, EmbedQueue, EmbedStage
+from inference_engine.agents.exact import ExactStage, Keeper
 from inference_engine.agents.ingest import IngestStage
 from inference_engine.agents.ledger import LedgerSettings, LedgerStage
 from inference_engine.agents.limits import Limits
@@ -36,7 +36,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.flights import MemoryFlightIndex
 from inference_engine.pipeline.ingest import Door
 from inference_engine.pipeline.models import Model
-from inference_engine.pipeline.ports import Begun, ProviderReply, Vector
+from inference_engine.pipeline.ports import Begun, Embedder, ProviderReply, Vector
 from inference_engine.pipeline.respond import Clerk
 from inference_engine.pipeline.semantic import StaticPolicy
 from inference_engine.pipeline.window import window_policies
@@ -97,6 +97,9 @@ class Flow:
         self.topic = MemoryLedgerTopic()
         self.models = catalogue()
         self.semantic = semantic
+        self.vector_keeper: Keeper = KeepAll()
+        self.tell_served = False
+        self.embedder: Embedder = HashEmbedder()
         self.done: dict[str, int] = {}
         self.dead: list[str] = []
 
@@ -131,15 +134,16 @@ class Flow:
             lease_ms=60_000,
             cancelled=lambda _: False,
             revoked=self.corrections.revoked,
+            tell_served=self.tell_served,
         )
         await self.exact.assigned([0])
-        self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), KeepAll(), self.clock)  # type: ignore[arg-type]
+        self.shards = Shards(lambda _: BruteForceIndex(384, clock=self.clock), NoTail(), self.vector_keeper, self.clock)  # type: ignore[arg-type]
         self.shards.made_before = self.corrections.made_before
         self.corrections.listeners.append(self.shards.corrected)
         await self.shards.assigned([0])
         self.ingest = IngestStage(out, Door(self.models, 3600), self.clock, {}, "local")
         route = RouteStage(out, self._route, self.shards.sent, self.clock)
-        queue = EmbedQueue(HashEmbedder()) if self.semantic else None
+        queue = EmbedQueue(self.embedder, book=self.book(out)) if self.semantic else None
         self.sharing = self.share(queue)
 
         async def to_route(groups: list[Group]) -> None:
@@ -159,6 +163,10 @@ class Flow:
 
     def share(self, queue: EmbedQueue | None) -> Sharing:
         return StaticSharing(POLICY)
+
+    def book(self, out: Outbox) -> Book | None:
+        """Hears what the embedder bills."""
+        return None
 
     def judged(self, partition: int, record: Completion | Failure) -> None:
         """A judge's call has ended."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from inference_engine.agents.settings import Settings
 from inference_engine.cli import evaluate_cache
 from inference_engine.cli.main import app
 from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
@@ -19,9 +20,13 @@ TOPICS = ["where is my card", "how do I top up", "why was I charged a fee", "can
 WAYS = ["{}", "{} please", "hi, {}", "{} thanks", "{} now", "tell me {}"]
 
 
+def made_by(settings: Settings) -> FoundEmbedder:
+    return FoundEmbedder(HashEmbedder(settings.caching.embedding_dimension), f"{settings.embedding_model}")
+
+
 @pytest.fixture(autouse=True)
 def embedder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate_cache, "find_embedder", lambda **_: FoundEmbedder(HashEmbedder(), "fast"))
+    monkeypatch.setattr(evaluate_cache, "configured_embedder", made_by)
 
 
 @pytest.fixture
@@ -65,6 +70,24 @@ def test_the_static_policy_has_a_threshold_and_learns_nothing(stream: Path) -> N
     loose = json.loads(invoke(stream, "--json", "--policy", "static", "--threshold", 0.2)[1])
     assert all_right["wrong"] == 0
     assert loose["hits"] > all_right["hits"] > 400
+
+
+def test_the_embedder_is_the_one_that_the_engine_would_use(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = json.loads(invoke(stream, "--json")[1])
+    monkeypatch.setenv("EMBEDDING_DIMENSION", "16")
+    monkeypatch.setenv("EMBEDDING_MODEL", "my-model")
+    code, out, said = invoke(stream, "--json")
+    assert code == 0
+    assert "embedding with my-model" in said
+    assert json.loads(out)["bytes_per_entry"] < wide["bytes_per_entry"] / 2
+
+
+@pytest.mark.parametrize("coalesce", [(), ("--coalesce",)])
+def test_a_bound_of_0_shares_nothing_as_in_the_engine(stream: Path, coalesce: tuple[str, ...]) -> None:
+    code, out, _ = invoke(stream, "--json", "--bound", 0, *coalesce)
+    assert code == 0
+    assert json.loads(out)["hits"] == 0
+    assert "nothing is shared" in invoke(stream, "--bound", 0, *coalesce)[1]
 
 
 def test_people_get_tables_and_a_picture(stream: Path, tmp_path: Path) -> None:

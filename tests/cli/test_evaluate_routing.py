@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from inference_engine.agents.settings import Settings
 from inference_engine.cli import prompt_embeddings
 from inference_engine.cli.evaluate_routing import routing_command
 from inference_engine.connectors.embedder import FoundEmbedder, HashEmbedder
@@ -23,7 +24,7 @@ FIELDS = {"apgr", "cpt50", "cpt80", "saved_at_95", "saved_at_99", "saved_at_95_v
 def _hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A quick embedder, and a data folder that is nobody's."""
     monkeypatch.setenv("INFERENCE_ENGINE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(prompt_embeddings, "find_embedder", lambda: FoundEmbedder(HashEmbedder(64), "hashed"))
+    monkeypatch.setattr(prompt_embeddings, "configured_embedder", lambda _: FoundEmbedder(HashEmbedder(64), "hashed"))
 
 
 def evaluated(*arguments: str | Path) -> Result:
@@ -107,7 +108,7 @@ def test_a_png_is_drawn_and_bad_lines_are_named(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_it_measures_on_features_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_embeddings, "find_embedder", lambda: FoundEmbedder(None, "no embedder: nothing is installed"))
+    monkeypatch.setattr(prompt_embeddings, "configured_embedder", lambda _: FoundEmbedder(None, "no embedder: nothing is installed"))
     done = evaluated(written(tmp_path / "t.jsonl"), "--policy", "learned", "--json")
     assert done.exit_code == 0, done.output
     assert "no embedder: nothing is installed. Routing is measured on prompt features alone" in done.stderr
@@ -117,9 +118,24 @@ def test_without_the_extra_it_measures_on_features_and_says_so(tmp_path: Path, m
 def test_embeddings_are_made_once_for_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = written(tmp_path / "t.jsonl")
     first = evaluated(table, "--policy", "learned", "--json")
-    monkeypatch.setattr(prompt_embeddings, "find_embedder", lambda: pytest.fail("the embeddings were there"))
+    monkeypatch.setattr(prompt_embeddings, "configured_embedder", lambda _: pytest.fail("the embeddings were there"))
     again = evaluated(table, "--policy", "learned", "--json")
     assert again.stdout == first.stdout
+
+
+def test_embeddings_of_another_embedder_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = written(tmp_path / "t.jsonl")
+    evaluated(table, "--policy", "learned", "--json")
+    seen: list[int] = []
+
+    def other(settings: Settings) -> FoundEmbedder:
+        seen.append(settings.caching.embedding_dimension)
+        return FoundEmbedder(HashEmbedder(32), "other")
+
+    monkeypatch.setattr(prompt_embeddings, "configured_embedder", other)
+    monkeypatch.setenv("EMBEDDING_DIMENSION", "32")
+    assert evaluated(table, "--policy", "learned", "--json").exit_code == 0
+    assert seen == [32]
 
 
 def test_rows_of_the_embeddings_belong_to_their_prompts() -> None:

@@ -376,6 +376,13 @@ def test_the_endpoint_books_the_tokens_and_sends_only_what_is_whole(endpoint: En
     assert "dimensions" not in endpoint.asked[0]
 
 
+def test_texts_that_an_endpoint_may_cut_are_not_compared(endpoint: Endpoint) -> None:
+    """Several servers cut in silence: two texts that differ after the cut would have cosine 1."""
+    head = "!" * 253
+    result = client(endpoint).embed_whole([f"{head}?", f"{head}??", ""])
+    assert list(result.whole) == [True, False, False]
+
+
 def test_the_endpoint_is_asked_for_the_dimension_or_its_vectors_are_cut(endpoint: Endpoint) -> None:
     assert client(endpoint, 32).embed(["a b"]).shape == (1, 32)
     client(endpoint, 32, send_dimension=True).embed(["a b"])

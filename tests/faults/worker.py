@@ -88,6 +88,9 @@ class FailingIndex:
     def delete(self, ids: Sequence[str]) -> None:
         raise Unavailable("the index of this test is down")
 
+    def purge(self) -> int:
+        raise Unavailable("the index of this test is down")
+
     def count(self) -> int:
         raise Unavailable("the index of this test is down")
 

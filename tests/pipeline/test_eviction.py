@@ -137,3 +137,19 @@ def test_a_million_hits_leave_no_growing_heap_behind() -> None:
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="can't be"):
         EvictionIndex[str]("lru", Limits()).put("a", -1)
+
+
+def test_an_entry_whose_worth_is_known_later_is_kept_by_it_and_keeps_its_hits() -> None:
+    """A prompt is findable from its call on; what its answer cost is known when it came."""
+    index = EvictionIndex[str]("cost_aware", Limits(max_entries=2))
+    index.put("dear", 10)
+    index.put("cheap", 10, 5)
+    index.revalue("dear", 1_000)
+    index.revalue("gone", 1_000)
+    assert index.put("new", 10, 5) == ["cheap"]
+    popular = EvictionIndex[str]("lfu", Limits(max_entries=2))
+    popular.put("a", 10)
+    popular.put("b", 10)
+    popular.touch("a")
+    popular.revalue("b", 10**9)
+    assert popular.put("c", 10) == ["b"]
