@@ -12,7 +12,7 @@ from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
 from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
-from .exact import alone, fresh, handed_on, shared
+from .exact import alone, fresh, handed_on, shared, waiter_of
 from .fingerprint import digest
 from .judge import told
 from .models import Catalogue
@@ -259,6 +259,7 @@ def failed(
         ambiguous_pico=ambiguous_pico,
         scope=request.scope,
         request=request if error.code in PERSONAL else None,
+        asker=waiter_of(request),
     )
 
 
