@@ -255,11 +255,12 @@ class _Batch:
             self._sends.cost(self._s._clerk.in_vain(told, record), told.lane)
             record = record.model_copy(update={"asker": told})
         stand = exact.stands(record, None if kept is not None and self._s._revoked(kept) else kept, self._now)
-        if stand is not record or record.answer is None or not record.cacheable:
+        errs = record.answer is None and (kept is None or kept.answer is None)
+        if stand is not record or not (errs or record.cacheable):
             return stand
         value = packets.answers.encode_one(record)
         self._changes[key] = value
-        saved = record.answer.paid_pico
+        saved = record.answer.paid_pico if record.answer is not None else 0
         for gone in self._s._keeper.insert(self._p, key, len(value), saved, self._now):
             self._changes[gone] = None
         return record

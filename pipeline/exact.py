@@ -110,6 +110,8 @@ def look_up(
     if lookup.follow is not None:
         return _follow(lookup, answer, flight, now_ms, lease_ms, by_calls_ms)
     own = flies_itself(flight, answer, request.identity)
+    if answer is not None and was_refused(answer, waiter_of(request)):
+        return Hit(answer, redelivered=True)
     if answer is not None and not own and request.use_cache and fresh(answer, now_ms, request.cache_ttl_s):
         return Hit(answer, redelivered=answer.owner == request.identity)
     if flight is not None and flight.owner != request.identity and too_slow(flight, request, now_ms):
@@ -152,11 +154,18 @@ def _by_itself(request: Request) -> Request:
     return request.model_copy(update={"fingerprint": fingerprint, "flight": flight, "shareable": False})
 
 
+def was_refused(kept: AnswerRecord, asking: Waiter) -> bool:
+    """This very request was told an error already, and comes once more: by now another one's answer may be near enough to be shared."""
+    told = kept.asker
+    same = told is not None and (told.identity, told.accepted_ms) == (asking.identity, asking.accepted_ms)
+    return kept.answer is None and kept.owner == asking.identity and same
+
+
 def told_before(record: AnswerRecord, kept: AnswerRecord | None) -> Waiter | None:
     """The owner, where it was given another one's answer (it is in the row, `kept`) before this one of its own call came: a redelivery
     can have sent it both ways."""
     own = record.answer is not None and record.source.tier == "provider" and kept is not None and kept.owner == record.owner
-    return kept.asker if own and kept is not None else None
+    return kept.asker if own and kept is not None and kept.answer is not None else None
 
 
 def stands(record: AnswerRecord, kept: AnswerRecord | None, now_ms: int) -> AnswerRecord:
@@ -165,6 +174,8 @@ def stands(record: AnswerRecord, kept: AnswerRecord | None, now_ms: int) -> Answ
     waited is told one thing only. `kept`: the answer that is there; None where it was taken back.
     """
     if kept is not None and kept.owner == record.owner and fresh(kept, now_ms, kept.ttl_s):
+        return kept
+    if kept is not None and record.source.tier != "provider" and record.asker is not None and was_refused(kept, record.asker):
         return kept
     return record
 

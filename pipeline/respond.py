@@ -12,7 +12,7 @@ from ..schemas.requests import Identity, Lookup, Miss, Request, Waiter
 from ..schemas.responses import CacheInfo, EngineInfo, ErrorPart, ResponseLine, ResponsePart, Savings
 from .billing import SavingsSplit, split_paid
 from .errors import Rejected, Unpriced
-from .exact import alone, fresh, handed_on, shared
+from .exact import alone, fresh, handed_on, shared, waiter_of
 from .fingerprint import digest
 from .grade_question import score_of
 from .judge import told
@@ -273,6 +273,7 @@ def failed(
         ambiguous_pico=ambiguous_pico,
         scope=request.scope,
         request=request if error.code in PERSONAL else None,
+        asker=waiter_of(request),
     )
 
 

@@ -81,7 +81,7 @@ class AnswerRecord(Record):
     request: Request | None = None
     """Set where the outcome is the owner's alone (see pipeline/exact.py): the next waiter takes the flight over."""
     asker: Waiter | None = None
-    """The owner as it was told another one's answer. Should a call of its own end later, that call answered nobody."""
+    """The owner as it was told another one's answer, or an error. Should its own call be answered after another's, it answered nobody."""
 
 
 class Told(Record):

@@ -120,6 +120,28 @@ async def test_who_comes_to_a_leader_that_failed_before_leads_or_follows_the_nex
     assert told(flow) == {"provider_rejected": 1, f"re: {flow.provider.asked[0]}": len(ASKED) - 1}
 
 
+@pytest.mark.parametrize("topic", [TOPICS.requests, TOPICS.lookups, TOPICS.misses(Lane.STANDARD), TOPICS.answers])
+async def test_who_was_refused_is_told_the_same_when_it_comes_again_though_its_likes_were_answered(topic: str) -> None:
+    """Asked anew, under the same name, it may share their answer."""
+    flow = Handover(1)
+    await flow.start()
+    for custom_id in tuple(ASKED)[:3]:
+        await ask_all(flow, Lane.STANDARD, (custom_id,))
+        await flow.run()
+    for crash in (False, True):
+        if crash:
+            await flow.start()
+            flow.again(TOPICS.vectors, 100)
+        flow.again(topic, 100)
+        await flow.run()
+        assert told(flow) == {"provider_rejected": 1, f"re: {flow.provider.asked[0]}": 2}
+    flow.clock.ms += 1000
+    await ask_all(flow, Lane.STANDARD, tuple(ASKED)[:1])
+    await flow.run()
+    assert flow.texts()["r0"] == {"provider_rejected", f"re: {flow.provider.asked[0]}"}
+    assert flow.refuses.calls == 2
+
+
 async def test_an_answer_that_left_the_table_before_its_point_left_the_index_is_not_waited_for_twice() -> None:
     flow = Handover(0)
     await flow.start()
