@@ -111,7 +111,9 @@ class Discards:
         if route.cascade == "judge":
             # Where no more may be paid for, the answer is given whatever a judge would say.
             return "judge" if self._may_go_on("judge", attempt) and not await self._passes(attempt, reply) else None
-        others = [held.answer for held in self._held if held.discarded == "agreement" and held.answer is not None]
+        # Another model's: a call that hedged the first one says the same by no merit.
+        cheap = (held for held in self._held if held.discarded == "agreement" and held.model != attempt.model.name)
+        others = [held.answer for held in cheap if held.answer is not None]
         return None if others and await self._agree(reply.body, others[-1].body) else "agreement"
 
     async def _passes(self, attempt: "Attempt", reply: ProviderReply) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.errors import EngineError, Unavailable
+from inference_engine.pipeline.hedge import HedgePolicy
 from inference_engine.pipeline.models import Catalogue, Model
 from inference_engine.pipeline.ports import Case, Judge, ProviderReply
 from inference_engine.schemas.answers import Told
@@ -148,3 +149,24 @@ def test_whatever_comes_a_request_ends_once_and_what_was_held_back_was_paid_once
         assert last.discarded_pico == sum(paid.values()) - last.answer.paid_pico
     assert last.spent_pico == sum(paid.values())
     assert len(paid) <= 3
+
+
+def test_a_model_does_not_agree_with_itself_where_its_call_was_hedged() -> None:
+    of = world(["Paris"])
+
+    async def script(model: Model, number: int) -> ProviderReply:
+        await asyncio.sleep({1: 5.0, 2: 4.0}.get(number, 0.0))
+        return says(text="Paris" if model.name == "tiny" else "Lyon")
+
+    of.provider = Bill(script)
+
+    async def main() -> None:
+        async with worker(of) as one:
+            one.stage.parts = replace(one.stage.parts, hedge=HedgePolicy.of(2.0, "t"))
+            await one.run(asked("agreement"))
+
+    run(main())
+    last = of.records()[-1]
+    assert isinstance(last, Completion)
+    assert [model for _, model, _ in of.provider.calls][:2] == ["tiny", "tiny"]
+    assert last.answer.model_used != "tiny"
