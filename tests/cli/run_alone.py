@@ -11,7 +11,7 @@ from inference_engine.schemas.topics import Topics
 def main(arguments: list[str]) -> int:
     brokers, prefix, source, target = arguments[:4]
     options = RunOptions(Path(source), Path(target), window=200, max_cost_pico=int(arguments[4]) if arguments[4:] else None, first_wait_s=5)
-    result = run_job(options, lambda: brokers, Topics(prefix), PlainProgress(every=0.2), lambda: lambda _row: 10**9)
+    result = run_job(options, lambda: brokers, Topics(prefix), PlainProgress(every=0.2), lambda: lambda _row: (10**9,))
     return result.exit_code
 
 
