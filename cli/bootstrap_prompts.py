@@ -123,11 +123,10 @@ def plan(found: Engine, path: Path, folder: Path, names: Sequence[str], most: in
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, b"".join(prompt.line + b"\n" for prompt in prompts))
     catalogue = found.catalogue()
-    models = models_to_ask(catalogue, names)
+    models, decide = models_to_ask(catalogue, names), route_with(found.settings, catalogue)
     costs = {}
     for model in models:
         defaults = RowDefaults("bootstrap", model.name, None, None, use_cache=False)
-        decide = route_with(found.settings, catalogue)
         estimated = Estimator(catalogue, datetime.now(UTC).date(), found.settings.default_tenant, defaults, 1.0, decide).estimate(file)
         if estimated.unknown:
             raise ConfigError(f"{model.name} has no known price, so it can't be asked; give its prices in models.toml, or leave it out")

@@ -49,7 +49,7 @@ def run(kafka: str, topics: Topics, source: Path, **options: Any) -> RunResult:
     target = options.pop("output", source.with_name("answers.jsonl"))
     cap = options.pop("cap", MILLI)
     given = RunOptions(source, target, **{"first_wait_s": 3.0, **options})
-    return run_job(given, lambda: kafka, topics, PlainProgress(quiet=True), lambda: lambda _row: cap)
+    return run_job(given, lambda: kafka, topics, PlainProgress(quiet=True), lambda: lambda _row: (cap,))
 
 
 def test_answers_stand_in_input_order_each_once_however_they_arrive(kafka: str, topics: Topics, tmp_path: Path) -> None:
