@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from inference_engine.pipeline.answer_groups import Vote
-from inference_engine.pipeline.learned import NEIGHBOURS, LearnedPolicy, LearnedSettings, Learner, row_of
+from inference_engine.pipeline.learned import NEIGHBOURS, LearnedPolicy, Learner, row_of
+from inference_engine.pipeline.learned_settings import LearnedSettings
 from inference_engine.pipeline.ports import Neighbour, Point
 from inference_engine.pipeline.semantic import Features
 

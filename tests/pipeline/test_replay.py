@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from inference_engine.pipeline.learned import LearnedSettings
+from inference_engine.pipeline.learned_settings import LearnedSettings
 from inference_engine.pipeline.ports import Embedded
 from inference_engine.pipeline.replay import Line, ReplayOptions, wilson
 from inference_engine.pipeline.semantic import StaticPolicy
@@ -40,13 +40,13 @@ def test_a_judge_that_errs_one_time_in_twenty_costs_hits_and_not_the_bound() -> 
 
 
 def test_answers_that_change_half_way_are_noticed_and_what_was_kept_is_shared_no_more() -> None:
-    lines, embedded = clusters(4000, 40, spread=0.2)
-    changed = lines[:2000] + [dataclasses.replace(line, answer_group=line.answer_group + " now") for line in lines[2000:]]
+    lines, embedded = clusters(6000, 40, spread=0.2)
+    changed = lines[:3000] + [dataclasses.replace(line, answer_group=line.answer_group + " now") for line in lines[3000:]]
     outcome = play(changed, embedded)
-    assert error(outcome, 2000) <= 0.015
-    assert hit_rate(outcome, 3000) > 0.5
+    assert error(outcome, 3000) <= 0.015
+    assert hit_rate(outcome, 4500) > 0.5
     assert len(outcome.fallbacks) == 1
-    assert 2000 <= outcome.fallbacks[0][0] < 2080
+    assert 3000 <= outcome.fallbacks[0][0] < 3080
 
 
 def test_compared_late_the_bound_still_holds() -> None:
