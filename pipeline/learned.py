@@ -301,7 +301,7 @@ class Learner:
         if self._resting[scope]:
             self._resting[scope] -= 1
         self._lessons.append(Lesson(best.row, agrees, 1.0 / sqrt(rate), scope, at_ms))
-        if not self.policy.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
+        if not self.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
             return None
         return self._watch(scope, best.probability, agrees, at_ms)
 
