@@ -25,7 +25,7 @@ from ..pipeline.errors import ConfigError
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
 from ..pipeline.lanes import LAWS, Bounds
-from ..pipeline.learned import LearnedSettings
+from ..pipeline.learned_settings import LearnedSettings
 from ..pipeline.models import Catalogue, Model, ProviderName
 from ..pipeline.ports import BatchProvider, Provider, VectorIndex
 from ..pipeline.prices import day_of

@@ -304,7 +304,7 @@ class LearnedSharing:
         return {
             "policy": "learned",
             "learners": len(every),
-            "sharing": sum(learner.policy.shares for learner in every),
+            "sharing": sum(learner.shares for learner in every),
             "resting_scopes": sum(learner.resting for learner in every),
             "fallbacks": self._fallbacks,
             "judge_noise": round(max(noises), 4) if noises else None,

@@ -10,7 +10,8 @@ import orjson
 import structlog
 
 from ..pipeline.errors import Stale
-from ..pipeline.learned import LearnedSettings, Learner
+from ..pipeline.learned import Learner
+from ..pipeline.learned_settings import LearnedSettings
 from ..pipeline.learned_state import pack, unpack
 from .safe import OversizedRow
 

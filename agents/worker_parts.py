@@ -8,7 +8,7 @@ from typing import Literal
 from ..pipeline.breaker import BreakerPolicy
 from ..pipeline.hedge import HedgePolicy
 from ..pipeline.ingest import Door
-from ..pipeline.learned import LearnedSettings
+from ..pipeline.learned_settings import LearnedSettings
 from ..pipeline.ledger import OnAmbiguous
 from ..pipeline.models import Catalogue, Model
 from ..pipeline.ports import BatchProvider, Embedder, Provider, VectorIndex

@@ -25,7 +25,7 @@ from support import print_table, say
 from inference_engine.cli.cache_stream import embed_stream
 from inference_engine.connectors.embedder import find_embedder
 from inference_engine.connectors.vector_index import BruteForceIndex
-from inference_engine.pipeline.learned import LearnedSettings
+from inference_engine.pipeline.learned_settings import LearnedSettings, Per
 from inference_engine.pipeline.ports import Embedded
 from inference_engine.pipeline.replay import Line, Outcome, ReplayOptions, replay
 from inference_engine.pipeline.semantic import StaticPolicy
@@ -80,10 +80,44 @@ def changed_half_way(stream: Stream) -> Stream:
     return lines[:half] + [dataclasses.replace(line, answer_group=f"{line.answer_group} now") for line in lines[half:]], vectors
 
 
+def by_intent(stream: Stream) -> Stream:
+    """One intent after the other: what comes next is always something new."""
+    lines, vectors = stream
+    rows = sorted(range(len(lines)), key=lambda i: lines[i].answer_group)
+    return [lines[i] for i in rows], Embedded(vectors.vectors[rows], vectors.whole[rows])
+
+
+def slowly_changing(stream: Stream, seed: int) -> Stream:
+    """Every 800 requests a tenth of the intents gets another answer."""
+    chance, changed = random.Random(seed), []
+    intents = sorted({line.answer_group for line in stream[0]})
+    version = dict.fromkeys(intents, 0)
+    for i, line in enumerate(stream[0]):
+        if i and i % 800 == 0:
+            for intent in chance.sample(intents, len(intents) // 10):
+                version[intent] += 1
+        changed.append(dataclasses.replace(line, answer_group=f"{line.answer_group} {version[line.answer_group]}"))
+    return changed, stream[1]
+
+
+def bounded(bound: float, per: Per = "request") -> ReplayOptions:
+    return ReplayOptions(learned=LearnedSettings(bound=bound, per=per))
+
+
 def play(stream: Stream, options: ReplayOptions, noise: float = 0.0) -> Outcome:
     judge = random.Random(1)
     index = BruteForceIndex(stream[1].vectors.shape[1], clock=lambda: 0)
     return replay(*stream, index, options, time.perf_counter_ns, lambda: judge.random() < noise)
+
+
+TIGHTER = {
+    "0.1 % per request": bounded(0.001),
+    "0.2 % per request": bounded(0.002),
+    "0.5 % per request": bounded(0.005),
+    "0.5 % per hit": bounded(0.005, "hit"),
+    "1 % per hit": bounded(0.01, "hit"),
+    "2 % per hit": bounded(0.02, "hit"),
+}
 
 
 def errors(outcomes: Sequence[Outcome], begin: float = 0.0) -> list[float]:
@@ -116,7 +150,7 @@ def row(name: str, what: str, outcomes: Sequence[Outcome], begin: float = 0.0) -
     per_hit = [o.wrong / max(1, o.hits) for o in outcomes]
     return [
         name, what, f"{hits(outcomes):.1%}", f"{mean(wrong):.2%}", f"{max(wrong):.2%}", f"{mean(per_hit):.2%}", f"{max(per_hit):.2%}",
-        f"{mean(o.audits / len(o.decided) for o in outcomes):.1%}",
+        f"{mean(o.audits / len(o.decided) for o in outcomes):.1%}", f"{mean(len(o.fallbacks) for o in outcomes):.1f}",
         f"{mean(o.coalesced / len(o.decided) for o in outcomes):.2%}", f"{mean(o.wrong_merges / len(o.decided) for o in outcomes):.2%}",
     ]  # fmt: skip
 
@@ -130,13 +164,18 @@ def measure(name: str, orders: int, requests: int, keep: Path | None) -> tuple[l
     say(f"{name}: {rows[0][2]} hits")
     threshold, fixed = best_fixed(streams, mean(errors(learned)))
     rows.append(row(name, f"fixed {threshold:.3f}, in hindsight", fixed))
-    per_hit = ReplayOptions(learned=LearnedSettings(bound=0.02, per="hit"))
-    rows.append(row(name, "2 % per hit", [play(stream, per_hit) for stream in streams]))
+    for what, options in TIGHTER.items():
+        rows.append(row(name, what, [play(stream, options) for stream in streams]))
     rows.append(row(name, "judge errs 5 %", [play(stream, ReplayOptions(), 0.05) for stream in streams]))
     rows.append(row(name, "judge 200 requests late", [play(stream, ReplayOptions(judge_delay=200)) for stream in streams]))
     changed = [play(changed_half_way(stream), ReplayOptions()) for stream in streams]
     rows.append(row(name, "answers change: second half", changed, 0.5))
     rows.append(row(name, "with coalescing", [play(stream, ReplayOptions(coalesce=True)) for stream in streams]))
+    in_order = [by_intent(stream) for stream in streams]
+    rows.append(row(name, "sorted by intent", [play(stream, ReplayOptions()) for stream in in_order]))
+    rows.append(row(name, "sorted, with coalescing", [play(stream, ReplayOptions(coalesce=True)) for stream in in_order]))
+    drifting = [slowly_changing(stream, seed) for seed, stream in enumerate(streams)]
+    rows.append(row(name, "slow drift", [play(stream, ReplayOptions()) for stream in drifting]))
     noticed = [o.fallbacks[0][0] - len(o.decided) // 2 for o in changed if o.fallbacks]
     decision = mean(float(np.median(o.decision_ns)) for o in learned) / 1000
     notes = [
@@ -167,6 +206,7 @@ def main() -> None:
         "wrong per hit",
         "worst",
         "audits",
+        "fallbacks",
         "coalesced",
         "wrong merges",
     ]

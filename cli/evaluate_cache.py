@@ -14,7 +14,7 @@ from ..agents.embedders import configured_embedder
 from ..agents.settings import load_settings
 from ..connectors.vector_index import BruteForceIndex
 from ..pipeline.errors import ConfigError
-from ..pipeline.learned import LearnedSettings
+from ..pipeline.learned_settings import LearnedSettings
 from ..pipeline.ports import Embedded
 from ..pipeline.replay import Line, Outcome, Replay, ReplayOptions
 from ..pipeline.semantic import StaticPolicy

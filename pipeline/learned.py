@@ -6,7 +6,8 @@
 One logistic regression for all scopes of a tenant tells from five numbers how probable it is that two prompts have one answer: a bias, the
 cosine, log(1 - cosine), the margin to the nearest neighbour of another answer group, and how many of the neighbours are of the same group.
 Every miss is a lesson (its new answer is compared with those of its neighbours), and so is an audited hit: a share of hits is sent to
-the model all the same. The threshold is the lowest one whose predicted error, over the last requests, stays below the bound.
+the model all the same. The threshold is the lowest one whose error, over the last requests, stays below the bound, both as it is
+predicted and as the compared answers show it (`evidence.py`).
 
 Sources: online-learned thresholds with a bound, vCache (arXiv 2502.03771), which learns one per entry and starves on short streams; audits
 drawn where they tell most, Neyman (1934). docs/semantic-cache.md has the figures, docs/decisions/semantic-decision.md what was tried.
@@ -16,12 +17,13 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, log, log10, sqrt
-from typing import Literal
 
 import numpy as np
 
 from .answer_groups import AnswerGroups, Vote
 from .drift import DriftMonitor
+from .evidence import may_share, wrong_at_most
+from .learned_settings import LearnedSettings
 from .learned_state import LearnerState, Lesson, Row, Seen
 from .logistic import Floats, fit, shrunk_offsets, sigmoid
 from .numbers import numbers
@@ -30,7 +32,6 @@ from .semantic import Features, Verdict
 
 NEIGHBOURS = 8
 """How many neighbours the decision looks at."""
-Per = Literal["request", "hit"]
 _CLOSEST = 1e-3
 """1 - cosine below this is rounding."""
 _SAME = 1e-4
@@ -38,42 +39,6 @@ _NEVER = 2.0
 _STRATA = 5
 _WATCHED = 4096
 """Scopes that are watched one by one; those asked longest ago only count among all."""
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedSettings:
-    """What is promised, and how carefully. The rest of the constants were chosen on no particular data; see the decision note."""
-
-    bound: float = 0.01
-    """Wrong shared answers at most, as a share of requests or of hits."""
-    per: Per = "request"
-    safety: float = 0.8
-    """The predicted error is kept below this share of the bound."""
-    audit_rate: float = 0.05
-    """Share of the hits that are sent to the model all the same."""
-    refit_every: int = 250
-    window: int = 2000
-    """Requests over which the error is predicted."""
-    lessons: int = 4000
-    """Compared answers that are learned from; the oldest are forgotten."""
-    first_lessons: int = 100
-    """Before so many answers were compared nothing is shared."""
-    caution: float = 600.0
-    """With n lessons the predicted error must be below n / (n + caution) of what is allowed later."""
-    worst_odds: float = 20.0
-    """No single answer is shared that is wrong with more than this many times the bound, or than one half: a bound per request would
-    otherwise let coin tosses through wherever little else is shared."""
-    penalty: float = 0.1
-    scope_ridge: float = 4.0
-    """How many lessons of its own a scope needs to be judged apart from the others."""
-    rest: int = 50
-    """Lessons during which a scope that fell back shares nothing; doubled each further time."""
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.bound < 1.0:
-            raise ValueError(f"CACHE_ERROR_BOUND is {self.bound}, but a share of wrong answers is above 0 and below 1; try 0.01")
-        if not 0.0 < self.audit_rate <= 1.0:
-            raise ValueError(f"the audit rate is {self.audit_rate}, but without audits no bound can be kept: it is above 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +173,8 @@ class Learner:
         self._fell: Counter[str] = Counter()
         self._resting: Counter[str] = Counter()
         self._trusted_all = 0
+        self._fell_all = 0
+        self._resting_all = 0
 
     def state(self) -> LearnerState:
         """What was learned, as a value of its own: see `pipeline/learned_state.py`."""
@@ -229,6 +196,8 @@ class Learner:
             trusted=dict(self._trusted),
             fell={scope: times for scope, times in self._fell.items() if times},
             resting={scope: left for scope, left in self._resting.items() if left},
+            fell_all=self._fell_all,
+            resting_all=self._resting_all,
             groups=self.groups.members(),
             groups_made=self.groups.made,
             judge_votes=self.groups.votes,
@@ -249,6 +218,7 @@ class Learner:
         learner._by_scope = OrderedDict((scope, monitor.copy()) for scope, monitor in state.drift_by_scope.items())
         learner._trusted_all, learner._trusted = state.trusted_all, dict(state.trusted)
         learner._fell, learner._resting = Counter(state.fell), Counter(state.resting)
+        learner._fell_all, learner._resting_all = state.fell_all, state.resting_all
         if state.promise != learner._promise:
             learner.policy = replace(learner.policy, threshold=_NEVER, floor=_NEVER)
             learner._refit()
@@ -256,12 +226,20 @@ class Learner:
 
     @property
     def _promise(self) -> str:
-        return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}"
+        return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}, doubt {self.settings.doubt!r}"
+
+    @property
+    def shares(self) -> bool:
+        """False: nothing was learned that could be shared, or all of it rests."""
+        return self.policy.shares and not self._resting_all
 
     @property
     def resting(self) -> int:
         """Scopes that fell back and share nothing yet."""
         return sum(left > 0 for left in self._resting.values())
+
+    def _rests(self, scope: str) -> bool:
+        return self._resting_all > 0 or self._resting[scope] > 0
 
     def trusted_since(self, scope: str) -> int:
         """Answers of this scope that are older (ms) are not shared by similarity."""
@@ -270,11 +248,11 @@ class Learner:
     def consider(self, text: str, scope: str, neighbours: Sequence[Neighbour], now_ms: int) -> Considered:
         """Decides about one request. `counted` must be called for it once it is clear what it shares."""
         found = self.policy.consider(text, neighbours, now_ms, self.groups.of, self.trusted_since(scope), scope)
-        return replace(found, share=False) if found.share and self._resting[scope] else found
+        return replace(found, share=False) if found.share and self._rests(scope) else found
 
     def pair_policy(self, scope: str) -> LearnedPolicy:
         """For prompts that pend together and have no answers yet."""
-        return LearnedPolicy() if self._resting[scope] else self.policy.within(scope)
+        return LearnedPolicy() if self._rests(scope) else self.policy.within(scope)
 
     def counted(self, scope: str, row: Row | None) -> None:
         """One more request was decided: `row` is its best candidate's, whether shared or not."""
@@ -291,8 +269,8 @@ class Learner:
         The rates average to the audit rate and are higher where the outcome is less certain; with them, hits are taken at even
         steps within bands of probability, so that no run of luck decides.
         """
-        base = self.settings.audit_rate
-        rate = max(base / 4.0, base * sqrt(probability * (1.0 - probability)) * self._audit_scale)
+        base, unsure = self.settings.audit_rate, float(self._unsure(np.array(probability)))
+        rate = max(base / 4.0, base * unsure * self._audit_scale)
         if self._all.suspects:
             rate *= 4.0
         rate = min(1.0, rate)
@@ -319,10 +297,11 @@ class Learner:
         if best.neighbour.point.id not in agree:
             return None
         agrees = agree[best.neighbour.point.id]
+        self._resting_all = max(0, self._resting_all - 1)
         if self._resting[scope]:
             self._resting[scope] -= 1
         self._lessons.append(Lesson(best.row, agrees, 1.0 / sqrt(rate), scope, at_ms))
-        if not self.policy.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
+        if not self.shares or len(self._lessons) < 1.5 * self.settings.first_lessons:
             return None
         return self._watch(scope, best.probability, agrees, at_ms)
 
@@ -341,7 +320,12 @@ class Learner:
             fallback = Fallback(scope, here, at_ms)
         else:
             assert everywhere is not None
-            self._trusted_all, kept, fallback = everywhere, [], Fallback(None, everywhere, at_ms)
+            # As with a scope: again and soon, it is the answers' nature that contradicts the prediction; to forget it were to repeat it.
+            again = self._fell_all > 0 and self._since_start < self.settings.lessons
+            kept = list(self._lessons) if again else []
+            self._resting_all = self.settings.rest << min(10, self._fell_all) if again else 0
+            self._fell_all = self._fell_all + 1 if again else 1
+            self._trusted_all, fallback = everywhere, Fallback(None, everywhere, at_ms)
             self.policy = LearnedPolicy()
             self._seen.clear()
             self._since_start = self._since_fit = 0
@@ -372,11 +356,19 @@ class Learner:
         seen = [entry for entry in self._seen if entry is not None]
         log_odds = _with_bias([row for _, row in seen]) @ weights + np.array([offsets.get(scope, 0.0) for scope, _ in seen])
         chances = np.sort(sigmoid(log_odds))[::-1]
-        shared = self._shared(chances)
+        told = sigmoid(rows @ weights + np.array([offsets.get(scope, 0.0) for scope in scopes]))
+        shown = wrong_at_most(chances, told, labels, row_weights, self.settings.doubt)
+        shared = may_share(chances, shown, self.settings, len(self._lessons), len(self._seen))
         threshold = float(chances[shared - 1]) if shared else _NEVER
         if shared:
-            self._audit_scale = 1.0 / float(np.sqrt(np.clip(chances[:shared] * (1.0 - chances[:shared]), 1e-6, 1.0)).mean())
+            self._audit_scale = 1.0 / float(self._unsure(chances[:shared]).mean())
         self.policy = LearnedPolicy(tuple(weights.tolist()), threshold, _floor(weights, threshold), offsets)
+
+    def _unsure(self, chances: Floats) -> Floats:
+        """The deviation of the outcomes. A tail below the bound is not believed: what is wrong there is found by audits alone."""
+        p = np.minimum(chances, 1.0 - self.settings.bound)
+        found: Floats = np.sqrt(p * (1.0 - p))
+        return found
 
     def _offsets(self, log_odds: Floats, labels: Floats, row_weights: Floats, scopes: Sequence[str]) -> dict[str, float]:
         names: dict[str, int] = {}
@@ -385,16 +377,6 @@ class Learner:
             return {}
         found = shrunk_offsets(log_odds, labels, row_weights, group_of, self.settings.scope_ridge)
         return dict(zip(names, found.tolist(), strict=True))
-
-    def _shared(self, chances: Floats) -> int:
-        """How many of the requests seen, from the most probable on, may share."""
-        n = len(self._lessons)
-        allowed = self.settings.bound * self.settings.safety * n / (n + self.settings.caution)
-        wrong = np.cumsum(1.0 - chances)
-        base = len(self._seen) if self.settings.per == "request" else np.arange(1, len(chances) + 1)
-        worst = min(0.5, self.settings.worst_odds * self.settings.bound)
-        fits = np.flatnonzero((wrong <= allowed * base) & (1.0 - chances <= worst))
-        return int(fits[-1]) + 1 if len(fits) else 0
 
 
 def _with_bias(rows: Sequence[Row]) -> Floats:

@@ -17,7 +17,9 @@ import orjson
 
 from .drift import DriftMonitor
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
+"""1 had fewer sums of the monitors, and nothing on fallbacks of all scopes."""
 
 Row = tuple[float, float, float, float]
 """Cosine, -log(1 - cosine), margin, share of the same group: the features without the bias."""
@@ -61,6 +63,9 @@ class LearnerState:
     trusted: Mapping[str, int]
     fell: Mapping[str, int]
     resting: Mapping[str, int]
+    fell_all: int
+    """Times that all scopes together fell back, one soon after the other."""
+    resting_all: int
     groups: Mapping[str, str]
     """Point to the name of its answer group."""
     groups_made: int
@@ -101,6 +106,7 @@ def pack(state: LearnerState) -> bytes:
         "trusted": dict(state.trusted),
         "fell": dict(state.fell),
         "resting": dict(state.resting),
+        "all": [state.fell_all, state.resting_all],
         "groups": dict(state.groups),
         "judge": [state.groups_made, state.judge_votes, state.judge_minority],
     }
@@ -116,15 +122,16 @@ def unpack(raw: bytes) -> LearnerState:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             head: dict[str, Any] = orjson.loads(archive["head"].tobytes())
             version = head["v"]
-            if version == VERSION:
+            if version in _READABLE:
                 return _state(head, {name: archive[name] for name in archive.files if name != "head"})
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"the bytes are not the state of a learned decision: {error!r}") from error
-    raise ValueError(f"the state of the learned decision has version {version}, this program understands {VERSION}")
+    raise ValueError(f"the state of the learned decision has version {version}, this program understands {_READABLE}")
 
 
 def _state(head: dict[str, Any], arrays: dict[str, Any]) -> LearnerState:
     scopes: list[str] = head["scopes"]
+    fell_all, resting_all = head["all"] if head["v"] > 1 else (0, 0)
     columns = (arrays[f"lesson_{name}"].tolist() for name in ("rows", "agrees", "weights", "scopes", "at_ms"))
     seen = zip(arrays["seen_rows"].tolist(), arrays["seen_scopes"].tolist(), strict=True)
     return LearnerState(
@@ -141,12 +148,14 @@ def _state(head: dict[str, Any], arrays: dict[str, Any]) -> LearnerState:
         since_start=head["since"][1],
         audit_debt=tuple(head["audit"][0]),
         audit_scale=head["audit"][1],
-        drift=DriftMonitor(*head["drift"]),
-        drift_by_scope={scope: DriftMonitor(*monitor) for scope, monitor in head["drift_by_scope"]},
+        drift=DriftMonitor.restored(*head["drift"]),
+        drift_by_scope={scope: DriftMonitor.restored(*monitor) for scope, monitor in head["drift_by_scope"]},
         trusted_all=head["trusted_all"],
         trusted=head["trusted"],
         fell=head["fell"],
         resting=head["resting"],
+        fell_all=fell_all,
+        resting_all=resting_all,
         groups=head["groups"],
         groups_made=head["judge"][0],
         judge_votes=head["judge"][1],

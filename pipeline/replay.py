@@ -13,7 +13,8 @@ import numpy as np
 
 from . import coalesce
 from .answer_groups import Vote
-from .learned import NEIGHBOURS, Candidate, Considered, Fallback, LearnedPolicy, LearnedSettings, Learner, row_of
+from .learned import NEIGHBOURS, Candidate, Considered, Fallback, LearnedPolicy, Learner, row_of
+from .learned_settings import LearnedSettings
 from .ports import Embedded, Neighbour, Point, VectorIndex
 from .semantic import Hit, SharingPolicy, StaticPolicy, decide
 

@@ -14,7 +14,8 @@ from inference_engine.agents.learned import LearnedSharing
 from inference_engine.agents.learners import Learners, Promised
 from inference_engine.agents.sharing import Sharing
 from inference_engine.pipeline.answer_groups import Vote
-from inference_engine.pipeline.learned import LearnedSettings, Learner
+from inference_engine.pipeline.learned import Learner
+from inference_engine.pipeline.learned_settings import LearnedSettings
 from inference_engine.pipeline.learned_state import pack
 from inference_engine.pipeline.models import Model
 from inference_engine.pipeline.ports import Neighbour, Point, ProviderReply
@@ -29,7 +30,7 @@ from ..pipeline.support import body
 from .support import TOPICS, MemoryRows, event
 from .test_flow import Flow
 
-QUICK = LearnedSettings(bound=0.05, first_lessons=20, caution=10.0, refit_every=20, audit_rate=0.2, rest=10)
+QUICK = LearnedSettings(bound=0.05, first_lessons=20, caution=0.5, refit_every=20, audit_rate=0.2, rest=10)
 WORDS = [
     *("please", "now", "today", "again", "kindly", "quickly", "maybe", "there"),
     *("here", "soon", "later", "first", "once", "still", "even"),

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from inference_engine.pipeline.answer_groups import Vote
-from inference_engine.pipeline.learned import NEIGHBOURS, LearnedPolicy, LearnedSettings, Learner, row_of
+from inference_engine.pipeline.learned import NEIGHBOURS, LearnedPolicy, Learner, row_of
+from inference_engine.pipeline.learned_settings import LearnedSettings
 from inference_engine.pipeline.ports import Neighbour, Point
 from inference_engine.pipeline.semantic import Features
 
@@ -127,6 +128,30 @@ def test_answers_that_change_everywhere_start_all_anew() -> None:
     assert learner.fallbacks[0].scope is None
     assert not learner.policy.shares
     assert 595 <= learner.trusted_since("any") <= 605
+
+
+def test_what_is_contradicted_again_and_soon_rests_and_is_not_forgotten() -> None:
+    learner = taught(LearnedSettings())
+    for begin in (600, 1600):
+        for i in range(begin, begin + 400):
+            if len(learner.fallbacks) < 1 + (begin > 600):
+                teach(learner, i, 0.95, False)
+        if begin == 600:
+            retaught(learner, 1000, 1600)
+    assert [f.scope for f in learner.fallbacks] == [None, None]
+    assert len(learner.state().lessons) > 500
+    retaught(learner, 2000, 2060)
+    assert learner.policy.shares
+    assert not learner.shares
+    retaught(learner, 2060, 2160)
+    assert learner.shares
+
+
+def retaught(learner: Learner, begin: int, end: int) -> None:
+    random = np.random.default_rng(begin)
+    for i in range(begin, end):
+        cosine = float(random.uniform(0.2, 1.0))
+        teach(learner, i, cosine, bool(random.random() < 1 / (1 + np.exp(-60 * (cosine - 0.7)))))
 
 
 @pytest.mark.parametrize("bad", [{"bound": 0.0}, {"bound": 1.0}, {"audit_rate": 0.0}, {"audit_rate": 1.5}])

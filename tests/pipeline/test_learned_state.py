@@ -1,16 +1,20 @@
 """What was learned can be kept and taken up again: the restored learner is the one that was kept."""
 
+import io
+
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_engine.pipeline.answer_groups import Vote
-from inference_engine.pipeline.learned import LearnedSettings, Learner
+from inference_engine.pipeline.learned import Learner
+from inference_engine.pipeline.learned_settings import LearnedSettings
 from inference_engine.pipeline.learned_state import pack, unpack
 from inference_engine.pipeline.ports import Neighbour, Point
 
-QUICK = LearnedSettings(first_lessons=8, refit_every=10, caution=5.0, window=40, lessons=60, rest=3)
+QUICK = LearnedSettings(first_lessons=8, refit_every=10, caution=0.05, window=40, lessons=60, rest=3)
 SCOPES = ("s", "t")
 
 STEP = st.tuples(
@@ -88,9 +92,26 @@ def test_what_is_no_state_is_refused_as_such(raw: bytes) -> None:
         unpack(raw)
 
 
+def test_a_state_that_was_kept_before_there_was_rest_for_all_is_read_and_judged_anew() -> None:
+    """Version 1: two sums a monitor, and a promise that said nothing of doubt."""
+    learner = taught(Learner(LearnedSettings(bound=0.2)))
+    with np.load(io.BytesIO(pack(learner.state())), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    head = orjson.loads(arrays["head"].tobytes())
+    del head["all"]
+    head |= {"v": 1, "promise": head["promise"].partition(", doubt")[0], "drift": [part[:2] for part in head["drift"]]}
+    head["drift_by_scope"] = [[scope, [part[:2] for part in monitor]] for scope, monitor in head["drift_by_scope"]]
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **(arrays | {"head": np.frombuffer(orjson.dumps(head), dtype=np.uint8)}))
+    restored = Learner.restored(LearnedSettings(bound=0.2), unpack(out.getvalue()))
+    assert restored.state().lessons == learner.state().lessons
+    assert restored.policy.shares
+    assert play(restored, [("s", [(1, 0.9, True)], 1.0)]) is not None
+
+
 def test_a_state_of_another_version_is_refused_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference_engine.pipeline.learned_state.VERSION", 2)
+    monkeypatch.setattr("inference_engine.pipeline.learned_state.VERSION", 3)
     raw = pack(Learner().state())
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="version 2"):
+    with pytest.raises(ValueError, match="version 3"):
         unpack(raw)
