@@ -134,8 +134,8 @@ def _kept(rows: Rows, count: int, random: np.random.Generator) -> list[list[tupl
             point = threshold(played.train, train.scores[:, best], target, served, margin, clusters)
             score = test.scores[:, best] if point is None else played.test.scores[:, point]
             cost = test.costs[:, best] if point is None else played.test.costs[:, point]
-            met = (bool(score.mean() >= target * test.scores[:, model].mean()) for model in (target_best, best))
-            made[-1].append((*met, 1.0 - float(cost.mean() / test.costs[:, target_best].mean())))
+            met, of_known = (bool(score.mean() >= target * test.scores[:, model].mean()) for model in (target_best, best))
+            made[-1].append((met, of_known, 1.0 - float(cost.mean() / test.costs[:, target_best].mean())))
     return made
 
 
@@ -223,9 +223,16 @@ def served() -> None:
         end = means[max(means)][0]
         lines = []
         for number, found in made.items():
-            apgr = [value for value, _ in found]
+            reached = [value for value, _ in found]
             share = f"{100 * means[number][1]:.1f} %"
-            lines.append((f"{number:,}", f"{np.mean(apgr):.3f} ({min(apgr):.2f} to {max(apgr):.2f})", f"{np.mean(apgr) / end:.0%}", share))
+            lines.append(
+                (
+                    f"{number:,}",
+                    f"{np.mean(reached):.3f} ({min(reached):.2f} to {max(reached):.2f})",
+                    f"{np.mean(reached) / end:.0%}",
+                    share,
+                )
+            )
         columns = ("answers scored", "APGR (least to greatest)", "of its own end", "explored")
         print_table(f"{name}: what the engine learns from its own choices, {_SERVINGS} runs", columns, lines)
 

@@ -9,7 +9,7 @@ from ..schemas.requests import Chosen
 from .ports import Vector
 from .route import Offer, Ranking, RouteFeatures, RoutingPolicy
 from .routing_policies import QuantilePolicy, at_usual_costs, chain_of, penalties
-from .taught_router import FEW, Status, TaughtRouter
+from .taught_router import FEW, TOLD, Status, TaughtRouter
 
 _WHY: dict[Status, str] = {
     "cold": "too little is heard yet",
@@ -97,7 +97,7 @@ class FeedbackPolicy:
 
 def _heard(state: TaughtRouter, offer: Offer) -> bool:
     column = state.column.get(offer.model.name)
-    return column is not None and state.heard[column] >= FEW and not state.dropped[column]
+    return column is not None and state.heard[column] >= (TOLD if state.status == "learned" else FEW) and not state.dropped[column]
 
 
 def _of(state: TaughtRouter, expected: np.ndarray, offer: Offer) -> float:

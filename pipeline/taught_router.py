@@ -32,6 +32,8 @@ FIRST_LESSONS = 50
 """Before so many answers were judged, prompts are not told apart."""
 FEW = 5
 """A model with fewer judged answers is only chosen to learn."""
+TOLD = 20
+"""A model with fewer is not told apart by prompt: what is known of its answers is nearly all foretold, and would be judged by itself."""
 _MOST_WEIGHT = 20.0
 _SHRINKAGE = 10.0
 """Judged answers that the mean of all models counts for in the mean of one."""
@@ -120,11 +122,14 @@ def _taught(made: TaughtRouter, lessons: Sequence[Lesson], scores: Scores, rando
     seen = Predictions(fitted.unseen, table.costs)
     unheard = np.array(made.heard) < FEW
     dropped = dominated(seen, table, clusters) & ~unheard
-    above, note = above_static(without(seen, dropped | unheard), table, clusters)
+    vague = np.array(made.heard) < TOLD
+    above, note = above_static(without(seen, dropped | vague), table, clusters)
+    if (~(dropped | vague)).sum() < 2:
+        above, note = False, f"fewer than two models have {TOLD} judged answers, by which prompts could be told apart"
     means = fitted.unseen.mean(axis=0)
     if not above:
         seen = Predictions(constant(means, len(scores)), constant(table.costs.mean(axis=0), len(scores)))
-    prices = prices_of(without(seen, dropped | unheard), table, clusters, MARGIN, FLOORS)
+    prices = prices_of(without(seen, dropped | (vague if above else unheard)), table, clusters, MARGIN, FLOORS)
     return TaughtRouter(
         version=made.version, status="learned" if above else "drifted" if made.drifts and len(scores) < 2 * FIRST_LESSONS else "static",
         models=made.models, heard=made.heard, dropped=tuple(map(bool, dropped)), means=tuple(map(float, means)), model=fitted.model,

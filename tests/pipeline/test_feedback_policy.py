@@ -11,7 +11,7 @@ from inference_engine.pipeline.errors import Rejected
 from inference_engine.pipeline.feedback_policy import FeedbackPolicy
 from inference_engine.pipeline.route import Ranking
 from inference_engine.pipeline.routing_policies import QuantilePolicy
-from inference_engine.pipeline.taught_router import FIRST_LESSONS, TaughtRouter, teach
+from inference_engine.pipeline.taught_router import FIRST_LESSONS, TOLD, TaughtRouter, teach
 
 from .feedback_support import WORTH, lessons
 from .test_routing_policies import SMALL_LARGE, asked, at
@@ -68,6 +68,14 @@ def test_the_best_static_choice_is_the_same_for_short_and_long_prompts(small: fl
     features = replace(asked("x"), tenant="t", draw=0.9)
     for offers in (at(0.9), at(0.99), at(1.01), at(1.1)):
         assert strict.rank(features, vector(True), offers).models[0] == "large"
+
+
+def test_prompts_are_not_told_apart_by_a_model_that_hardly_answered_any() -> None:
+    """What is known of its answers is nearly all foretold, so that the comparison would judge a forecast by itself."""
+    for seed in range(3):
+        state = teach(lessons(1_000, seed, large=0.99), np.random.default_rng(0))
+        assert min(state.heard) < TOLD
+        assert state.status == "static"
 
 
 def test_before_enough_was_heard_somebody_else_decides() -> None:
