@@ -11,7 +11,6 @@ import orjson
 import typer
 
 from ..agents.embedders import configured_embedder
-from ..agents.settings import load_settings
 from ..connectors.vector_index import BruteForceIndex
 from ..pipeline.errors import ConfigError
 from ..pipeline.learned_settings import LearnedSettings
@@ -20,6 +19,7 @@ from ..pipeline.replay import Line, Outcome, Replay, ReplayOptions
 from ..pipeline.semantic import StaticPolicy
 from .cache_report import as_json, print_outcome
 from .cache_stream import SHOWN, embed_stream, read_stream
+from .command_settings import load_settings
 
 _SEED = 20_260_101
 _EVERY = 500

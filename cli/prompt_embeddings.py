@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..agents.embedders import configured_embedder
-from ..agents.settings import Settings, load_settings
+from ..agents.settings import Settings
 from ..connectors.data_folder import data_folder
 from ..pipeline.ports import Vectors
+from .command_settings import load_settings
 
 _BATCH = 256
 _ENDS = 250
