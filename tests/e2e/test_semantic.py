@@ -28,11 +28,11 @@ PARCEL = (
 
 @pytest.fixture(scope="module")
 def similar(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine whose worker embeds."""
+    """An engine whose worker embeds. Its windows wait long: on a busy machine prompts that were sent at once are seen far apart."""
     folder = tmp_path_factory.mktemp("similar")
     with Provider(folder, "--latency-ms", "20") as provider:
         engine = Engine.create(kafka, f"s-{uuid.uuid4().hex[:12]}.", folder / "home", provider, CACHE_SEMANTIC_ENABLED="true",
-                               CACHE_POLICY="static")  # fmt: skip
+                               CACHE_POLICY="static", BATCH_MAX_WAIT_MS="1500")  # fmt: skip
         try:
             engine.start_worker()
             yield engine
