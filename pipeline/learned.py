@@ -226,7 +226,7 @@ class Learner:
 
     @property
     def _promise(self) -> str:
-        return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}, doubt {self.settings.doubt!r}"
+        return f"{self.settings.bound!r} per {self.settings.per}, safety {self.settings.safety!r}, doubt {self.settings.doubted!r}"
 
     @property
     def shares(self) -> bool:
@@ -357,7 +357,7 @@ class Learner:
         log_odds = _with_bias([row for _, row in seen]) @ weights + np.array([offsets.get(scope, 0.0) for scope, _ in seen])
         chances = np.sort(sigmoid(log_odds))[::-1]
         told = sigmoid(rows @ weights + np.array([offsets.get(scope, 0.0) for scope in scopes]))
-        shown = wrong_at_most(chances, told, labels, row_weights, self.settings.doubt)
+        shown = wrong_at_most(chances, told, labels, row_weights, self.settings.doubted)
         shared = may_share(chances, shown, self.settings, len(self._lessons), len(self._seen))
         threshold = float(chances[shared - 1]) if shared else _NEVER
         if shared:

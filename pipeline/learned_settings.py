@@ -1,6 +1,7 @@
 """What the learned decision promises, and how carefully it keeps it."""
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Literal
 
 Per = Literal["request", "hit"]
@@ -27,8 +28,8 @@ class LearnedSettings:
     caution: float = 6.0
     """With n lessons the predicted error must be below n / (n + caution / bound) of what is allowed later: the tighter the bound, the more
     lessons it takes to tell whether it is kept."""
-    doubt: float = 2.5
-    """So many more lessons count as wrong than were; see `evidence.wrong_at_most`."""
+    doubt: float = 1.5
+    """So many more lessons count as wrong than were, at 1 % of the requests; see `doubted`."""
     worst_odds: float = 20.0
     """No single answer is shared that is wrong with more than this many times the bound, or than one half: a bound per request would
     otherwise let coin tosses through wherever little else is shared."""
@@ -43,3 +44,10 @@ class LearnedSettings:
             raise ValueError(f"CACHE_ERROR_BOUND is {self.bound}, but a share of wrong answers is above 0 and below 1; try 0.01")
         if not 0.0 < self.audit_rate <= 1.0:
             raise ValueError(f"the audit rate is {self.audit_rate}, but without audits no bound can be kept: it is above 0 and at most 1")
+
+    @property
+    def doubted(self) -> float:
+        """So many more lessons count as wrong than were (`evidence.wrong_at_most`): the tighter the bound, the fewer wrong ones are seen at all,
+        and the more fortunate the threshold that was chosen by them. A bound per hit is about twice as wide as one per request."""
+        per_request = self.bound if self.per == "request" else self.bound / 2
+        return self.doubt * max(1.0, sqrt(0.01 / per_request))
