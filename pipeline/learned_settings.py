@@ -47,7 +47,7 @@ class LearnedSettings:
 
     @property
     def doubted(self) -> float:
-        """So many more lessons count as wrong than were (`evidence.wrong_at_most`): the tighter the bound, the fewer wrong ones are seen at all,
-        and the more fortunate the threshold that was chosen by them. A bound per hit is about twice as wide as one per request."""
+        """So many more lessons count as wrong than were (`evidence.wrong_at_most`): the tighter the bound, the fewer wrong ones are
+        seen at all, and the luckier the threshold that was chosen by them. A bound per hit is about twice as wide as one per request."""
         per_request = self.bound if self.per == "request" else self.bound / 2
         return self.doubt * max(1.0, sqrt(0.01 / per_request))
