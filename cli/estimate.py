@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..agents.route import Decide
 from ..pipeline.billing import output_bound
 from ..pipeline.errors import Rejected, Unpriced
 from ..pipeline.fingerprint import fingerprint_and_scope
@@ -26,6 +25,9 @@ from ..pipeline.text import last_user_text
 from ..schemas.requests import Identity, Request
 from .input_file import Line, open_input, read_lines
 from .rows import Row, RowDefaults, parse_row
+
+if TYPE_CHECKING:
+    from ..agents.route import Decide
 
 BYTES_PER_TOKEN = 4
 OUTPUT_TOKENS = (16, 256, 1024)
@@ -84,7 +86,7 @@ class Estimator:
     tenant: str
     defaults: RowDefaults
     similarity_threshold: float
-    decide: Decide
+    decide: "Decide"
     """The engine's router."""
     embed: Embed | None = None
     """None: likeness is not measured."""

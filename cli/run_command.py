@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.table import Column, Table
 
 from ..agents.embedders import embedder_of, not_installed
-from ..agents.routing import route_with
 from ..connectors.state_file import refused, write_atomically
 from ..pipeline.errors import ConfigError, Rejected
 from ..schemas.record import PICO_PER_USD, Lane
@@ -250,6 +249,9 @@ def share(amount: Decimal, summary: JobSummary) -> str:
 
 def estimate(arguments: RunArguments) -> int:
     """Prints what the file would cost; sends nothing."""
+    # Here, and not above: the router's libraries take half a second to load, and every `run` would wait for them.
+    from ..agents.routing import route_with
+
     found = engine()
     options = options_of(arguments, found.settings.default_tenant, datetime.now(UTC))
     defaults = RowDefaults("estimate", options.model, options.priority, options.deadline, options.use_cache)
