@@ -74,6 +74,8 @@ class QdrantEdgeIndex:
         self._config = _edge_config(dimension, search_threads)
         self._written = 0
         """Points, since the folder was opened or written anew."""
+        self._counted_at = 0
+        """How many had been written when the index was last counted, which takes as long as a search."""
         with _named(
             self._where, "another process may hold it; or it is broken: delete the folder, it is filled again from the vectors topic"
         ):
@@ -100,8 +102,10 @@ class QdrantEdgeIndex:
                 made = [EdgePoint(point_key(p.id), p.vector.tolist(), payload_of(p)) for p in part]
                 self._shard.update(UpdateOperation.upsert_points(made))
         self._written += len(points)
-        if self._written > _GARBAGE and self._written > 4 * self.count():
-            self._write_anew()
+        if self._written > _GARBAGE and self._written - self._counted_at >= _BATCH:
+            self._counted_at = self._written
+            if self._written > 4 * self.count():
+                self._write_anew()
 
     def _write_anew(self) -> None:
         """Takes a second for 25,000 points that are left, in which nothing is found."""
@@ -124,7 +128,7 @@ class QdrantEdgeIndex:
             shutil.rmtree(self._path)
             beside.rename(self._path)
             self._shard = _open_shard(self._path, self._config)
-        self._written = kept
+        self._written = self._counted_at = kept
 
     def delete(self, ids: Sequence[str]) -> None:
         from qdrant_edge import UpdateOperation
