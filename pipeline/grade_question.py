@@ -8,9 +8,8 @@ Request and answer travel as JSON in a message of their own: what stands in them
 
 from typing import Any
 
-import orjson
-
 from ..schemas.record import JsonObject
+from .asking import chat_about, said_in, shown
 from .fingerprint import digest
 from .judge import text_of
 from .text import last_user_text, reply_message
@@ -27,7 +26,6 @@ MAX_TOKENS = 512
 TOP = 10
 REQUEST_CHARS, SYSTEM_CHARS, ANSWER_CHARS = 6_000, 2_000, 6_000
 """What it is shown of each, from the beginning."""
-_CUT = "…"
 _CHARS_A_TOKEN, _REPLY_TOKENS = 4, 16
 
 
@@ -37,18 +35,13 @@ def question_of(model: str, asked: JsonObject, answer: JsonObject) -> JsonObject
     choices = answer.get("choices")
     if text is None or said is None or reply_message(answer).get("tool_calls") or not isinstance(choices, list) or len(choices) != 1:
         return None
-    shown = {"request": _head(text, REQUEST_CHARS), "system": _head(_system(asked), SYSTEM_CHARS), "answer": _head(said, ANSWER_CHARS)}
-    messages = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": orjson.dumps(shown).decode()}]
-    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": MAX_TOKENS}
+    data = {"request": _head(text, REQUEST_CHARS), "system": _head(_system(asked), SYSTEM_CHARS), "answer": _head(said, ANSWER_CHARS)}
+    return chat_about(model, INSTRUCTIONS, data, MAX_TOKENS)
 
 
 def score_of(body: JsonObject) -> float | None:
     """What a reply (a chat completion) says the answer is worth, 0 to 1; None where that can't be read."""
-    text = text_of(body) or ""
-    try:
-        score = orjson.loads(text[text.index("{") : text.rindex("}") + 1])["score"]
-    except (KeyError, TypeError, ValueError):
-        return None
+    score = said_in(body, "score")
     return score / TOP if type(score) in (int, float) and 0 <= score <= TOP else None
 
 
@@ -82,4 +75,4 @@ def _plain(content: Any) -> str:
 
 
 def _head(text: str, most: int) -> str:
-    return text if len(text) <= most else text[:most] + _CUT
+    return shown(text[:most], whole=len(text) <= most)
