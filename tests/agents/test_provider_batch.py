@@ -13,6 +13,7 @@ from inference_engine.agents.attempt import CallSettings
 from inference_engine.connectors.simulated_batches import BatchOptions
 from inference_engine.connectors.simulation import FaultRule
 from inference_engine.pipeline.errors import Ambiguous, Rejected, Unavailable
+from inference_engine.pipeline.held import Batch
 from inference_engine.pipeline.models import Catalogue, Model
 from inference_engine.pipeline.ports import ProviderReply
 from inference_engine.pipeline.prefix import Lifetime, Terms
@@ -23,7 +24,7 @@ from inference_engine.schemas.ledger import BatchPrepared, Charged, Completion, 
 from inference_engine.schemas.record import Lane
 from inference_engine.schemas.requests import Call
 
-from .batchers import BATCH_PRICE, HOUR, POINTS, SYNC_PRICE, TRAITS, BatchWorld, batch_worker, patient
+from .batchers import BATCH_PRICE, HOUR, POINTS, SYNC_PRICE, TRAITS, BatchWorker, BatchWorld, batch_worker, patient
 from .payers import CAP, REPLY, World, call, now
 from .test_call import RolledBack
 from .virtual_time import run
@@ -32,6 +33,10 @@ from .virtual_time import run
 @pytest.fixture
 def world(tmp_path: Path) -> BatchWorld:
     return BatchWorld(World(), tmp_path)
+
+
+def open_batches(of: BatchWorker) -> list[Batch]:
+    return of.worker.ledger._owned[0].ledger.holdings.open_batches()
 
 
 def ended(world: BatchWorld) -> dict[str, list[str]]:
@@ -140,9 +145,7 @@ def test_a_crash_at_any_point_neither_submits_again_nor_forgets(
         async with batch_worker(world, monkeypatch) as two:
             await two.run(*calls)
             # What a predecessor has deleted is not asked for: it would never be found.
-            await two.until(
-                within_s=6 * HOUR, done=lambda: len(ended(world)) == 6 and not two.worker.ledger._owned[0].ledger.holdings.open_batches()
-            )
+            await two.until(within_s=6 * HOUR, done=lambda: len(ended(world)) == 6 and not open_batches(two))
             certain, ambiguous, still_open = world.totals(two.worker)
             assert (ambiguous, still_open) == (0, 0)
             assert certain == BATCH_PRICE * 6
@@ -191,7 +194,7 @@ def test_rows_that_come_to_nothing_are_handled_one_by_one(world: BatchWorld) -> 
         async with batch_worker(world) as one:
             await one.run(*(patient(name, text=f"{text} {name}") for name, text in texts.items()))
             await one.until(lambda: len(ended(world)) == len(texts))
-            await one.until(lambda: not one.worker.ledger._owned[0].ledger.holdings.open_batches())
+            await one.until(lambda: not open_batches(one))
 
     run(main())
     assert ended(world) == {name: ["failure" if name == "refused" else "completion"] for name in texts}
@@ -622,9 +625,7 @@ def test_a_crash_at_any_point_forgets_no_answer_of_a_row_that_was_held_back(
             await asyncio.wait_for(one.death.happened.wait(), 48 * HOUR)
         async with batch_worker(world, monkeypatch) as two:
             await two.run(*calls)
-            await two.until(
-                within_s=8 * HOUR, done=lambda: len(ended(world)) == 6 and not two.worker.ledger._owned[0].ledger.holdings.open_batches()
-            )
+            await two.until(within_s=8 * HOUR, done=lambda: len(ended(world)) == 6 and not open_batches(two))
             certain, _, still_open = world.totals(two.worker)
             assert still_open == 0
             paid_plainly = [r for r in outcomes(world) if isinstance(r, Completion) and r.answer.model_used == "big"]

@@ -55,11 +55,7 @@ def audits_and_kills(scene: Scene) -> None:
 
     def work() -> None:
         for _ in range(6):
-            stage.pause(0.5, 3.0)
-            index = stage.random.randrange(3)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False, FAULT_INDEX="hash")
+            stage.kill_one(0.5, 3.0, FAULT_INDEX="hash")
 
     stage.while_asking(work, ask=lambda: ask_alike(stage, 16))
 

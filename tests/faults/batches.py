@@ -49,11 +49,7 @@ def kills(scene: Scene) -> None:
 
     def work() -> None:
         for _ in range(6):
-            stage.pause(0.5, 3.5)
-            index = stage.random.randrange(3)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(0.5, 3.5)
 
     stage.while_asking(work, **PATIENT)
 
@@ -87,10 +83,7 @@ def rows_that_fail(scene: Scene) -> None:
     marks = cycle(MARKS)
     stage.ask(ROWS, mark=lambda: next(marks), repeats=0, **PATIENT)
     for index in (0, 1):
-        stage.pause(1.0, 3.0)
-        stage.workers[index].kill()
-        stage.note()
-        stage.start_worker(index, wait=False)
+        stage.kill_one(1.0, 3.0, index)
 
 
 def late(scene: Scene) -> None:

@@ -48,11 +48,7 @@ def kills(scene: Scene) -> None:
 
     def work() -> None:
         for _ in range(6):
-            stage.pause(0.5, 3.0)
-            index = stage.random.randrange(3)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(0.5, 3.0)
 
     stage.while_asking(work, ask=lambda: ask_auto(stage, 8))
 

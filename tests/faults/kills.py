@@ -46,11 +46,7 @@ def random_kills(scene: Scene) -> None:
 
     def work() -> None:
         for _ in range(5):
-            time.sleep(stage.random.uniform(0.3, 3.0))
-            index = stage.random.randrange(3)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(0.3, 3.0)
 
     stage.while_asking(work)
 

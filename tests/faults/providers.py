@@ -62,10 +62,7 @@ def failing_and_killed(scene: Scene) -> None:
 
     def work() -> None:
         for index in (0, 1, 0):
-            stage.pause(1.0, 3.0)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(1.0, 3.0, index)
 
     stage.while_asking(work, mark=lambda: next(marks))
 

@@ -50,10 +50,7 @@ def kills(scene: Scene) -> None:
 
     def work() -> None:
         for index in (0, 1, 0, 1):
-            stage.pause(1.0, 3.0)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(1.0, 3.0, index)
 
     stage.while_asking(work, mark=lambda: next(marks))
 
@@ -66,10 +63,7 @@ def rows_of_batches(scene: Scene) -> None:
 
     def work() -> None:
         for index in (0, 1, 0, 1):
-            stage.pause(2.0, 5.0)
-            stage.workers[index].kill()
-            stage.note()
-            stage.start_worker(index, wait=False)
+            stage.kill_one(2.0, 5.0, index)
 
     stage.while_asking(work, mark=lambda: next(marks), **PATIENT)
 

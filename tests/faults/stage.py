@@ -219,6 +219,15 @@ class Stage:
         """As long as the seed says."""
         time.sleep(self.random.uniform(least_s, most_s))
 
+    def kill_one(self, least_s: float, most_s: float, index: int | None = None, **settings: str) -> None:
+        """After a pause this worker, or any of them, is killed, and comes back at once, with these settings."""
+        self.pause(least_s, most_s)
+        if index is None:
+            index = self.random.randrange(len(self.workers))
+        self.workers[index].kill()
+        self.note()
+        self.start_worker(index, wait=False, **settings)
+
     def again(self, earlier: Iterable[Asked], **fixed: Any) -> list[tuple[Asked, dict[str, Any]]]:
         """The same prompts under ids of their own."""
         made: list[tuple[Asked, dict[str, Any]]] = []

@@ -60,10 +60,7 @@ def killed_while_asking(scene: Scene, **how: Any) -> None:
 
     def work() -> None:
         for number in (0, 1, 0):
-            stage.pause(2.0, 4.0)
-            stage.workers[number].kill()
-            stage.note()
-            stage.start_worker(number, wait=False, FAULT_INDEX="hash")
+            stage.kill_one(2.0, 4.0, number, FAULT_INDEX="hash")
 
     stage.while_asking(work, body={"temperature": 0}, **how)
 
